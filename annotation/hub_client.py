@@ -18,6 +18,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _, joined, ngettext
 
 if TYPE_CHECKING:
+    import httpx2
     from huggingface_hub import HfApi
 
 RepoKind = Literal["model", "dataset", "space"]
@@ -160,31 +161,6 @@ def limit_waiting() -> None:
 
     by_the_library = get_session().event_hooks["request"]
 
-    def mark(request: httpx2.Request) -> None:
-        """Note what is no file, as which it may be answered from elsewhere."""
-        if request.url.path.startswith("/api/"):
-            request.extensions = {**request.extensions, ASKED: True}
-
-    def bound(response: httpx2.Response) -> None:
-        """Read no more of it than there may be: of a file, what who fetches it says."""
-        if response.request.extensions.get(ASKED):
-            bounds = Bounds.of(LONGEST_ANSWER)
-        elif (fetching := BOUNDS.get()) is not None:
-            bounds = fetching
-        else:
-            return
-        plain = response.iter_bytes
-
-        def pieces(chunk_size: int | None = None) -> Iterator[bytes]:
-            size = 0
-            for piece in plain(chunk_size):
-                size += len(piece)
-                bounds.check(size)
-                yield piece
-
-        bounds.check(0)
-        response.iter_bytes = pieces  # type: ignore[method-assign]
-
     def client() -> httpx2.Client:
         return httpx2.Client(
             event_hooks={"request": [*by_the_library, mark], "response": [bound]},
@@ -193,6 +169,30 @@ def limit_waiting() -> None:
         )
 
     set_client_factory(client)
+
+
+def mark(request: httpx2.Request) -> None:
+    """Note what is no file, as which it may be answered from elsewhere."""
+    if request.url.path.startswith("/api/"):
+        request.extensions = {**request.extensions, ASKED: True}
+
+
+def bound(response: httpx2.Response) -> None:
+    """Read no more of it than there may be: of a file, what who fetches it says."""
+    bounds = Bounds.of(LONGEST_ANSWER) if response.request.extensions.get(ASKED) else BOUNDS.get()
+    if bounds is None:
+        return
+    plain = response.iter_bytes
+
+    def pieces(chunk_size: int | None = None) -> Iterator[bytes]:
+        size = 0
+        for piece in plain(chunk_size):
+            size += len(piece)
+            bounds.check(size)
+            yield piece
+
+    bounds.check(0)
+    response.iter_bytes = pieces  # type: ignore[method-assign]
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences

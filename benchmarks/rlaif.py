@@ -117,8 +117,8 @@ def taste(left: str, right: str) -> str:
 def people_judge(lab: Laboratory, most: int) -> None:
     """Let simulated people judge what they are handed, up to `most`."""
     name = "gold"
-    row = access.find(lab.db, name)
-    person = access.add_account(lab.db, name, "annotator", "a password") if row is None else access.read_annotator(row)
+    known = access.find(lab.db, name)
+    person = access.add_account(lab.db, name, "annotator", "a password") if known is None else known.annotator
     for _ in range(most):
         claim = handing_out.claim_next(lab.db, person.id)
         if claim is None:

@@ -157,10 +157,10 @@ class Machine:
 
     def annotator_named(self, name: str) -> Annotator:
         """The annotator of this name; an account is made where there is none."""
-        row = access.find(self.db, name)
-        if row is None:
-            return access.add_account(self.db, name, "annotator", f"{name}'s password")
-        return access.read_annotator(row)
+        known = access.find(self.db, name)
+        return (
+            access.add_account(self.db, name, "annotator", f"{name}'s password") if known is None else known.annotator
+        )
 
     def freeze(self, reliability: Mapping[str, float]) -> str:
         """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from annotation.database import Database
 from annotation.records import MAXIMUM_MINUTES
@@ -25,18 +25,24 @@ def judged_by(db: Database, annotator_id: int, since: str = "") -> int:
     return int(db.value(f"SELECT count(*) FROM claim k WHERE annotator_id = :annotator AND {JUDGED_SINCE}", asked))
 
 
-def judged_by_each(db: Database, since: str) -> list[dict[str, Any]]:
-    """Who has judged how many comparisons (skips aside) after `since`; most first.
+@dataclass(frozen=True)
+class JudgedByOne:
+    name: str
+    count: int
+    latest: str
+    """When they last judged, changed or skipped one."""
 
-    `latest` is when they last judged, changed or skipped one.
-    """
-    return db.rows(
-        f"""SELECT a.name, count(*) AS today, (SELECT j.created FROM judgement j WHERE j.annotator_id = a.id
+
+def judged_by_each(db: Database, since: str) -> list[JudgedByOne]:
+    """Who has judged how many comparisons (skips aside) after `since`; most first."""
+    rows = db.rows(
+        f"""SELECT a.name, count(*) AS count, (SELECT j.created FROM judgement j WHERE j.annotator_id = a.id
                ORDER BY j.id DESC LIMIT 1) AS latest
            FROM claim k JOIN annotator a ON a.id = k.annotator_id
-           WHERE {JUDGED_SINCE} GROUP BY a.id ORDER BY today DESC, a.name""",
+           WHERE {JUDGED_SINCE} GROUP BY a.id ORDER BY count DESC, a.name""",
         judged_since(since),
     )
+    return [JudgedByOne(**row) for row in rows]
 
 
 def judged_by_judges(db: Database, since: str) -> int:

@@ -368,13 +368,13 @@ def change_language(db: Database, account: str | None, code: str | None) -> Any:
 
 
 def save_groups(db: Database, account: str | None, groups: Any, quota: Any) -> Any:
-    row = access.existing(db, chosen(db, account))
+    whose = access.existing(db, chosen(db, account))
     names = annotator_groups.group_names(text_in(groups))
     number = None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
     with db.transaction():
-        annotator_groups.set_groups(db, row["id"], names)
-        annotator_groups.set_quota(db, row["id"], number)
-    return page_of(db, _("Saved for {name}.").format(name=row["name"]), row["name"])
+        annotator_groups.set_groups(db, whose.id, names)
+        annotator_groups.set_quota(db, whose.id, number)
+    return page_of(db, _("Saved for {name}.").format(name=whose.name), whose.name)
 
 
 # --------------------------------------------------------------------------------------------------------- invitations

@@ -7,8 +7,8 @@ import re
 import secrets
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
@@ -86,7 +86,7 @@ def insert_account(db: Database, name: str, role: Role, hashed: str) -> Annotato
             said = _("There is an account '{name}' already. Choose another name, or reset its password.")
             raise UserError(said.format(name=name))
         db.insert("annotator", {"name": name, "role": role, "password_hash": hashed, "created": now()})
-        return read_annotator(existing(db, name))
+        return existing(db, name).annotator
 
 
 def set_password(db: Database, name: str, password: str) -> None:
@@ -96,26 +96,26 @@ def set_password(db: Database, name: str, password: str) -> None:
     """
     hashed = hash_password(name, password)
     with db.transaction() as connection:
-        row = existing(db, name)
-        if row["hub_id"] is not None:
+        account = existing(db, name)
+        if account.hub_id is not None:
             said = _(
                 "'{name}' signs in with Hugging Face and has no password here: the Space's rules decide "
                 "who may come in. Make an account of another name for one with a password."
             )
-            raise UserError(said.format(name=row["name"]))
-        connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
-        end_sessions(db, "annotator_id = ?", row["id"])
-        withdraw_invitations(db, row["name"])
+            raise UserError(said.format(name=account.name))
+        connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, account.id))
+        end_sessions(db, "annotator_id = ?", account.id)
+        withdraw_invitations(db, account.name)
 
 
 def set_role(db: Database, name: str, role: str) -> None:
     """Change a role and end the account's sessions. Raises UserError if no active admin would be left."""
     checked_role = check_role(role)
     with db.transaction():
-        row = existing(db, name)
+        account = existing(db, name)
         if checked_role != "admin":
-            keep_an_admin(db, row)
-        change_role(db, row["id"], checked_role)
+            keep_an_admin(db, account)
+        change_role(db, account.id, checked_role)
 
 
 def change_role(db: Database, annotator_id: int, role: Role) -> None:
@@ -143,7 +143,7 @@ def set_language(db: Database, name: str, code: str | None) -> None:
     if code is not None and code not in codes():
         said = _("There is no language '{code}'. Choose one of: {codes}.")
         raise UserError(said.format(code=code[:40], codes=", ".join(codes())))
-    db.write("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
+    db.write("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name).id))
 
 
 def deactivate(db: Database, name: str) -> None:
@@ -152,11 +152,11 @@ def deactivate(db: Database, name: str) -> None:
     Raises UserError if no active admin would be left.
     """
     with db.transaction() as connection:
-        row = existing(db, name)
-        keep_an_admin(db, row)
-        connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
-        end_sessions(db, "annotator_id = ?", row["id"])
-        withdraw_invitations(db, row["name"])
+        account = existing(db, name)
+        keep_an_admin(db, account)
+        connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (account.id,))
+        end_sessions(db, "annotator_id = ?", account.id)
+        withdraw_invitations(db, account.name)
         assignments.follow_assignments(db)
         handing_out.release_unfit(db)
 
@@ -164,7 +164,7 @@ def deactivate(db: Database, name: str) -> None:
 def activate(db: Database, name: str) -> None:
     """Let a deactivated account in again. Raises UserError for an unknown name."""
     with db.transaction() as connection:
-        connection.execute("UPDATE annotator SET active = 1 WHERE id = ?", (existing(db, name)["id"],))
+        connection.execute("UPDATE annotator SET active = 1 WHERE id = ?", (existing(db, name).id,))
         assignments.follow_assignments(db)
 
 
@@ -203,7 +203,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         if row is None:
             name = free_name(db, user.name)
             db.insert("annotator", {"name": name, "role": role, "hub_id": user.id, "created": now()})
-            return read_annotator(existing(db, name))
+            return existing(db, name).annotator
         if not row["active"]:
             raise UserError(_(DEACTIVATED))
         if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
@@ -227,29 +227,50 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
 
     Raises UserError otherwise.
     """
-    row = find(db, username or "")
-    if row is None or not row["active"]:
+    account = find(db, username or "")
+    if account is None or not account.active:
         raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
-    if role == "admin" and row["role"] != "admin":
+    if role == "admin" and account.role != "admin":
         raise UserError(_(ONLY_ADMINS))
-    return read_annotator(row)
+    return account.annotator
 
 
-def find(db: Database, name: str) -> dict[str, Any] | None:
-    """The row of this name, upper and lower case alike."""
-    return db.row("SELECT * FROM annotator WHERE name = ?", (name,))
+@dataclass(frozen=True)
+class StoredAccount:
+    """An annotator's row, with what tells whether and how they may come in."""
+
+    id: int
+    name: str
+    role: Role
+    language: str | None
+    active: bool
+    hub_id: str | None
+    """Of a Hub user, whom the Space's rules let in."""
+    password_hash: str | None = field(repr=False)
+
+    @property
+    def annotator(self) -> Annotator:
+        return Annotator(self.id, self.name, self.role, self.language)
 
 
-def existing(db: Database, name: str) -> dict[str, Any]:
-    """The row of this name. Raises UserError if there is none."""
-    row = find(db, name)
-    if row is None:
+def find(db: Database, name: str) -> StoredAccount | None:
+    """The account of this name, upper and lower case alike."""
+    row = db.row(
+        "SELECT id, name, role, language, active, hub_id, password_hash FROM annotator WHERE name = ?", (name,)
+    )
+    return None if row is None else StoredAccount(**{**row, "active": bool(row["active"])})
+
+
+def existing(db: Database, name: str) -> StoredAccount:
+    """The account of this name. Raises UserError if there is none."""
+    account = find(db, name)
+    if account is None:
         said = _("There is no account '{name}'. `python -m annotation accounts list` lists them.")
         raise UserError(said.format(name=name))
-    return row
+    return account
 
 
-def read_annotator(row: dict[str, Any]) -> Annotator:
+def read_annotator(row: Mapping[str, Any]) -> Annotator:
     return Annotator(row["id"], row["name"], row["role"], row["language"])
 
 
@@ -260,12 +281,12 @@ def check_role(role: str) -> Role:
     raise UserError(_("'{role}' is not a role. Choose one of: {roles}.").format(role=role, roles=", ".join(ROLES)))
 
 
-def keep_an_admin(db: Database, row: dict[str, Any]) -> None:
+def keep_an_admin(db: Database, account: StoredAccount) -> None:
     """Raises UserError if this is the last active admin."""
-    others = db.value("SELECT count(*) FROM annotator WHERE active AND role = 'admin' AND id != ?", (row["id"],))
-    if row["active"] and row["role"] == "admin" and not others:
+    others = db.value("SELECT count(*) FROM annotator WHERE active AND role = 'admin' AND id != ?", (account.id,))
+    if account.active and account.role == "admin" and not others:
         said = _("'{name}' is the last active admin. Make someone else an admin first.")
-        raise UserError(said.format(name=row["name"]))
+        raise UserError(said.format(name=account.name))
 
 
 # -------------------------------------------------------------------------------------------------------- passwords
@@ -317,15 +338,15 @@ def check_password(db: Database, name: str, password: str) -> Annotator | None:
 
     An unknown name costs the same time as a wrong password, so that names can't be found out.
     """
-    row = find(db, name)
-    stored = decoy_hash() if row is None or row["password_hash"] is None else row["password_hash"]
+    account = find(db, name)
+    stored = decoy_hash() if account is None or account.password_hash is None else account.password_hash
     # Hashes of earlier releases are of what was typed, whichever spelling that was.
     right = any(is_hash_of(stored, spelling) for spelling in dict.fromkeys((one_spelling(password), password)))
-    if row is None or not right:
+    if account is None or not right:
         return None
-    if not row["active"]:
+    if not account.active:
         raise UserError(_(DEACTIVATED))
-    return read_annotator(row)
+    return account.annotator
 
 
 def password_hash(db: Database, name: str) -> str | None:
@@ -566,27 +587,31 @@ def network_of(address: str) -> str:
 def browser_mark(db: Database, name: str) -> str:
     """What a browser keeps from which somebody has signed in with a password: void once that is another one."""
     number = secrets.token_urlsafe(16)
-    return f"{number}.{seal(existing(db, name), number).decode()}"
+    stored = existing(db, name).password_hash
+    assert stored is not None  # they have just signed in with it
+    return f"{number}.{seal(stored, number).decode()}"
 
 
 def known_browser(db: Database, name: str, mark: str) -> str:
     """The number in a mark that this account gave a browser; empty for any other mark."""
     number, _, sealed = mark.partition(".")
-    row = find(db, name)
-    known = row is not None and row["password_hash"] is not None
-    return number if row is not None and known and hmac.compare_digest(seal(row, number), bytes_of(sealed)) else ""
+    account = find(db, name)
+    if account is None or account.password_hash is None:
+        return ""
+    return number if hmac.compare_digest(seal(account.password_hash, number), bytes_of(sealed)) else ""
 
 
 def account_of_mark(db: Database, mark: str) -> int | None:
     """The account that gave a browser this mark; None for any other mark."""
     number, _, sealed = mark.partition(".")
     rows = db.rows("SELECT id, password_hash FROM annotator WHERE active AND password_hash IS NOT NULL")
-    return next((row["id"] for row in rows if hmac.compare_digest(seal(row, number), bytes_of(sealed))), None)
+    given = (row["id"] for row in rows if hmac.compare_digest(seal(row["password_hash"], number), bytes_of(sealed)))
+    return next(given, None)
 
 
-def seal(row: dict[str, Any], number: str) -> bytes:
+def seal(stored: str, number: str) -> bytes:
     """What only this program can put under a number. Who has stolen the hash, and so could, needs no more guesses."""
-    return bytes_of(hmac.new(row["password_hash"].encode(), bytes_of(number), sha256).hexdigest())
+    return bytes_of(hmac.new(stored.encode(), bytes_of(number), sha256).hexdigest())
 
 
 def bytes_of(text: str) -> bytes:

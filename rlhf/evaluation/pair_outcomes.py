@@ -72,15 +72,25 @@ def could_be_asked(
     return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)
 
 
-def answers_compared(db: Database, policy_id: int, other_id: int) -> list[dict[str, Any]]:
-    """`id`, when `created` and an answer's `response_id` of the comparisons of two policies, oldest first."""
-    return db.rows(
-        """SELECT c.id, c.created, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
+@dataclass(frozen=True)
+class ComparedAnswer:
+    response_id: int
+    comparison_id: int
+    created: str
+    """When the comparison was made."""
+
+
+def answers_compared(db: Database, policy_id: int, other_id: int) -> list[ComparedAnswer]:
+    """The answers in the comparisons of two policies, oldest first."""
+    rows = db.rows(
+        """SELECT c.id AS comparison_id, c.created, x.response_id
+           FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
            WHERE c.candidate_id = :policy AND c.against_id = :other
               OR c.candidate_id = :other AND c.against_id = :policy
            ORDER BY c.id""",
         {"policy": policy_id, "other": other_id},
     )
+    return [ComparedAnswer(**row) for row in rows]
 
 
 # ------------------------------------------------------------------------------------------------ what was said of them

@@ -235,9 +235,9 @@ def enters_with(
     own, times = {pair.first for pair in pairs}, sorted(pair.answered for pair in pairs)
     # A check answers and then makes its comparisons: those of one are made when there are as many pairs.
     checks: dict[int, list[int]] = {}
-    for row in pair_outcomes.answers_compared(db, policy.id, other.id):
-        if row["response_id"] in own:
-            checks.setdefault(bisect_right(times, row["created"]), []).append(row["id"])
+    for answer in pair_outcomes.answers_compared(db, policy.id, other.id):
+        if answer.response_id in own:
+            checks.setdefault(bisect_right(times, answer.created), []).append(answer.comparison_id)
     found: dict[int, list[UncomparedPair]] = {}
     for one in uncompared:
         known = bisect_right(times, one.answered)

@@ -428,7 +428,7 @@ def test_what_was_only_passed_over_in_a_bulk_change_was_not_taken_up(db: Databas
     made = seed_comparisons(db, 2)
     shown = ann("card")["nonce"]
     asked = BulkRequest("skip", ComparisonFilter(ids=tuple(made[1:])))
-    bulk_changes.make(db, asked, access.read_annotator(access.existing(db, "ann")), 1)
+    bulk_changes.make(db, asked, access.existing(db, "ann").annotator, 1)
     db.write("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
     assert "ran out. Nothing was recorded" in ann("judge", nonce=shown, act=act("tie"))["notice"]
 

@@ -503,7 +503,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def wire_views(page: IterationsPage, context: Context) -> None:
-    """Fill the page with what its address names, send what changes, and turn the pages of answers."""
+    """Fill the page with what its address names, and send what changes."""
 
     def open_iterations(place: Place) -> list[Any]:
         revision, unknown = policy_at(context.db, place)
@@ -528,6 +528,16 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         address = told_view(Place(), place_of(coming, 0)) if coming else gr.skip()
         return [*page.sent(changed, {**seen, "unchosen": coming or unchosen}), address]
 
+    followed = [*page.followed, page.bar]
+    visits(page.bar, context, open_iterations, [], followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], followed)
+    wire_choice(page, context)
+    wire_look(page, context)
+
+
+def wire_choice(page: IterationsPage, context: Context) -> None:
+    """Show the policy that somebody chooses, and turn the pages of its answers."""
+
     @guarded(context, "admin")
     def choose_policy(revision: str | None, was: Seen) -> list[Any]:
         found, unknown = policy_at(context.db, place_of(text_in(revision), 0))
@@ -550,17 +560,13 @@ def wire_views(page: IterationsPage, context: Context) -> None:
     def next_page(revision: str | None, was: Seen) -> list[Any]:
         return turned_to(page_of(was) + 1, revision, was)
 
-    followed = [*page.followed, page.bar]
-    visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),
         (page.parts["next"].click, next_page),
     )
     for listen, handler in listeners:
-        listen(handler, [page.selector, page.seen], followed, **QUIET)
-    wire_look(page, context)
+        listen(handler, [page.selector, page.seen], [*page.followed, page.bar], **QUIET)
 
 
 def wire_look(page: IterationsPage, context: Context) -> None:

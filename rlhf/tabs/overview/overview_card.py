@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from annotation.claims.judged_counts import JudgedByOne
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
@@ -171,21 +171,21 @@ def course(rates: Sequence[tuple[str, Estimate]]) -> str:
     return charts.intervals(frame, marks, _("win rate"), 0.5)
 
 
-def came_in(rows: Sequence[Mapping[str, Any]], verdicts: int, imports: int) -> str:
+def came_in(judged: Sequence[JudgedByOne], verdicts: int, imports: int) -> str:
     """Who has judged how much today, how much AI judges have, and how often something was imported."""
     by_judges = ngettext("AI judges: {count:,} comparison today.", "AI judges: {count:,} comparisons today.", verdicts)
     brought = ngettext("{count} import today.", "{count} imports today.", imports)
     others = [said.format(count=count) for said, count in ((by_judges, verdicts), (brought, imports)) if count]
-    return today_table(rows) + "".join(map(paragraph, others))
+    return today_table(judged) + "".join(map(paragraph, others))
 
 
-def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def today_table(judged: Sequence[JudgedByOne]) -> str:
     """Who has judged how much today; a sentence where nobody has."""
-    if not rows:
+    if not judged:
         return paragraph(_("No person has judged anything today (UTC)."), "quiet")
-    total = sum(row["today"] for row in rows)
+    total = sum(one.count for one in judged)
     said = ngettext("People: {count:,} judgement today (UTC).", "People: {count:,} judgements today (UTC).", total)
-    entries = [(row["name"], numeral(row["today"]), moment(row["latest"])[11:]) for row in rows]
+    entries = [(one.name, numeral(one.count), moment(one.latest)[11:]) for one in judged]
     numbers = (_("Judged"), _("Last at"))
     return paragraph(said.format(count=total)) + table((_("Who"), *numbers), entries, "", numbers)
 

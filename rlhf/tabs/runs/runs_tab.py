@@ -196,7 +196,9 @@ def label_form(db: Database, job: Job | None) -> dict[str, str]:
 
 
 def followed_label(db: Database, job: Job | None, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Any]:
-    """What others have written meanwhile of the run that is shown, in the fields where nothing is being typed."""
+    """What the run that is shown is called; where it was shown before, in the fields where nothing is being typed."""
+    if "job" not in seen or seen["job"] != (None if job is None else job.id):
+        return label_parts(db, job), label_form(db, job)
     was = label_sent(seen)
     fresh = undrafted(was, looked.typed, label_form(db, job))
     return {name: gr.update(value=text) for name, text in fresh.items() if looked.typed[name] != text}, {**was, **fresh}
@@ -344,19 +346,14 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
     }
     redrawn, looks = drawn_anew(db, job, drawn, compared, keys, seen)
     changed |= redrawn
-    job_id = None if job is None else job.id
-    if "job" not in seen or seen["job"] != job_id:
-        changed |= label_parts(db, job)
-        keys["label"] = label_form(db, job)
-    else:
-        written, keys["label"] = followed_label(db, job, looked, seen)
-        changed |= written
+    called, keys["label"] = followed_label(db, job, looked, seen)
+    changed |= called
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
         **keys,
         **looks,
-        "job": job_id,
+        "job": None if job is None else job.id,
         "revision": subject.revision if subject is not None and there else None,
         "files": None if files is None else files.name,
         "confirming": looked.confirming if files is not None and looked.confirming == files.name else None,

@@ -33,7 +33,7 @@ def listeners(db: Database, data_dir: Path) -> Listeners:
 def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Database, listeners: Listeners) -> None:
     """What stood in the fields of whoever was chosen before is not to be saved for another."""
     with db.transaction():
-        mira = access.existing(db, "mira")["id"]
+        mira = access.existing(db, "mira").id
         annotator_groups.set_groups(db, mira, ("red",))
         annotator_groups.set_quota(db, mira, 50)
     groups, quota, _language, *_acts, told, _confirm, _question, _asked = listeners["account-choose"](OLGA, "mira")

@@ -127,8 +127,8 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
 
 def people_say(db: Database, count: int, side: str) -> None:
     """Annotators prefer one side's answers: 'candidate' or 'serving'."""
-    row = access.find(db, "ann")
-    ann = access.add_account(db, "ann", "annotator", "ann's password") if row is None else access.read_annotator(row)
+    known = access.find(db, "ann")
+    ann = access.add_account(db, "ann", "annotator", "ann's password") if known is None else known.annotator
     for _ in range(count):
         claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
@@ -165,7 +165,7 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
     assert registry.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
     assert ann is not None
-    assert handing_out.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann.id) is None
 
 
 @pytest.mark.parametrize("mode", ["ask", "never"])
@@ -535,8 +535,8 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     people_say(db, 5, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
-    skip(db, ann["id"])
-    assert handing_out.claim_next(db, ann["id"]) is None
+    skip(db, ann.id)
+    assert handing_out.claim_next(db, ann.id) is None
     assert pair_outcomes.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
     assert candidate_decision.decision_on(db, made).says == "not enough evidence"
     access.deactivate(db, "bob")
@@ -629,7 +629,7 @@ def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) 
     people_say(db, 1, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
-    held = [handing_out.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
+    held = [handing_out.claim_next(db, annotator_id) for annotator_id in (ann.id, bob.id)]
     assert None not in held
     assert pair_outcomes.open_to_people(db, made.id, 1) == 2
     assert controller.advance(db, data_dir) is None
@@ -644,7 +644,7 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     skip(db, bob.id)
     assert pair_outcomes.open_to_people(db, made.id, 1) == 1
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
-    assert handing_out.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann.id) is None
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
 
 
@@ -938,9 +938,9 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     ann = access.find(db, "ann")
     assert ann is not None
     project_store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
-    claim = handing_out.claim_next(db, ann["id"])
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    judging.judge(db, ann["id"], claim.nonce, act("tie"))
+    judging.judge(db, ann.id, claim.nonce, act("tie"))
     assert judge_findings.agreement_of(db, judge) != now
     assert judge_findings.agreement_before(db, judge, made) == before
 

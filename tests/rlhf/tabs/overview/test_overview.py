@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from annotation.claims import backlog, handing_out, judged_counts, judging, own_prompts
 from annotation.claims.backlog import Waiting
+from annotation.claims.judged_counts import JudgedByOne
 from annotation.database import Database
 from annotation.imports.import_process import HERE, Importer
 from annotation.jobs import job_table
@@ -286,9 +287,9 @@ def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(c
     handed_out = (f"{today}T00:00:00.000000+00:00", claim.nonce)
     context.db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", handed_out)
     judging.judge(context.db, OWNER, claim.nonce, act("tie"))
-    (row,) = [row for row in judged_counts.judged_by_each(context.db, today) if row["name"] == "owner"]
+    (own,) = [one for one in judged_counts.judged_by_each(context.db, today) if one.name == "owner"]
     judged = context.db.value("SELECT max(created) FROM judgement WHERE annotator_id = ?", (OWNER,))
-    assert row["latest"] == judged
+    assert own.latest == judged
 
 
 def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(context: Context) -> None:
@@ -301,7 +302,7 @@ def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(conte
         for table, at in zip(("judgement", "claim"), times, strict=True):
             db.connection.execute(f"UPDATE {table} SET created = ?", (at.isoformat(timespec="microseconds"),))
         assert judged_counts.judged_by(db, OWNER, midnight.isoformat(timespec="microseconds")) == today
-        assert sum(row["today"] for row in judged_counts.judged_by_each(db, "2026-03-02")) == today
+        assert sum(one.count for one in judged_counts.judged_by_each(db, "2026-03-02")) == today
 
 
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
@@ -421,7 +422,7 @@ def test_thousands_are_told_apart_wherever_they_are_counted() -> None:
     steps = next_steps(state, Waiting(2500, {}), "coming")
     assert [step.words for step in steps] == ["Train on 1,443 new judgements", "Judge: 2,500 comparisons wait for you"]
     assert "Collecting new judgements: 1,443; 20 are enough." in loop_status.collecting(state)
-    today = overview_card.today_table([{"name": "ann", "today": 1200, "latest": now()}])
+    today = overview_card.today_table([JudgedByOne("ann", 1200, now())])
     assert "People: 1,200 judgements today" in today
     assert today.count("1,200") == 2
 
@@ -543,8 +544,7 @@ def judged_by_ai(db: Database, comparisons: Sequence[int]) -> None:
 
 
 def test_a_name_is_text() -> None:
-    rows = [{"name": "<b>", "today": 2, "latest": now()}]
-    assert "&lt;b&gt;" in overview_card.today_table(rows)
+    assert "&lt;b&gt;" in overview_card.today_table([JudgedByOne("<b>", 2, now())])
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "on 1 prompt ("), (40, "on 40 prompts (")])
