@@ -25,6 +25,7 @@ def arrow_file(path: Path, name: str) -> ImportSource:
         try:
             with pa.memory_map(str(path)) as file:
                 for batch in batches(file):
+                    refuse_lies(batch)
                     types = column_types(batch.schema, name)
                     for start in range(0, batch.num_rows, BATCH_ROWS):
                         part = batch.slice(start, BATCH_ROWS)
@@ -35,6 +36,19 @@ def arrow_file(path: Path, name: str) -> ImportSource:
             raise UserError(said.format(name=name, number=number, first_line=first_line(error))) from error
 
     return ImportSource(name, "Arrow", _("rows from 1"), rows, checksum=lambda: file_sha256(path, name))
+
+
+def refuse_lies(batch: Any) -> None:
+    """Raises ArrowInvalid where places in a batch lie outside of it: what is there is read as it is, or kills.
+
+    Whether a text is UTF-8 is a matter of its row.
+    """
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    for column in batch.columns:
+        kind = as_bytes.get(column.type)
+        (column if kind is None else column.view(kind)).validate(full=True)
 
 
 def batches(file: Any) -> Iterator[Any]:

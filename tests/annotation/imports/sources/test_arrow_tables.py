@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -154,6 +155,26 @@ def test_json_is_read_beside_lists_that_have_a_type_of_their_own(tmp_path: Path)
     rows = [{"one": {"told": {"a": 1}, "table": [[1, 2]]}}]
     datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(tmp_path / "saved")
     assert values(read(tmp_path / "saved")) == rows
+
+
+def test_an_arrow_file_whose_texts_end_before_they_begin_is_damaged(tmp_path: Path) -> None:
+    """Such places in a file are read as they are: the process could be killed by it."""
+    import pyarrow as pa
+
+    table = pa.table({"prompt": ["Say A.", "Say B."]})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    whole = (tmp_path / "a.arrow").read_bytes()
+    begins, lies = struct.pack("<3i", 0, 6, 12), struct.pack("<3i", 0, 12, 6)
+    assert whole.count(begins) == 1
+    (tmp_path / "a.arrow").write_bytes(whole.replace(begins, lies))
+    with pytest.raises(UserError, match=r"a\.arrow is damaged after row 0 \(.*offset"):
+        read(tmp_path / "a.arrow")
+    (tmp_path / "a.arrow").write_bytes(whole.replace(b"Say B.", b"Say \xff."))
+    good, bad = read(tmp_path / "a.arrow")
+    assert values([good]) == [{"prompt": "Say A."}]
+    assert isinstance(bad, BadRow)
+    assert "is not UTF-8" in bad.reason
 
 
 def test_a_value_of_json_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
