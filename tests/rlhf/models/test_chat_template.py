@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ def test_a_tokenizer_that_takes_minutes_or_gigabytes_is_refused(
     path.write_text(json.dumps({**told, **changed}), "utf-8")
     with pytest.raises(UserError, match=said):
         chat_template.read_backend(path)
+
+
+def test_a_map_of_characters_as_sentencepiece_has_it_is_taken(tiny_model: Path, tmp_path: Path) -> None:
+    """By Unicode's compatible forms one character becomes these 18 at most, of which its maps have no longer text."""
+    longest = unicodedata.normalize("NFKC", "\ufdfa")
+    assert len(longest) == 18
+    steps = [
+        {"type": "Precompiled", "precompiled_charsmap": charsmap(longest.encode())},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"},
+    ]
+    normalizer = {"normalizer": {"type": "Sequence", "normalizers": steps}}
+    model = with_rules(tiny_model, tmp_path / "model", lambda _told: normalizer)
+    assert chat_template.read_backend(model / "tokenizer.json").normalizer
 
 
 def with_rules(model: Path, place: Path, rules: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
