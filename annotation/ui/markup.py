@@ -310,6 +310,12 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     return f"<{tag}{class_of(style)}>{inside}</{tag[:2]}>"
 
 
+def or_empty(text: str) -> str:
+    """A text as HTML; where there is none that it is empty, which a box would not say."""
+    empty = _("(empty)")
+    return text or f"<i>{escape(empty)}</i>"
+
+
 def progress_bar(label: str, percent: int | None) -> str:
     """A bar as long as the share that is done, to see and to hear; empty where that is not known."""
     known = "" if percent is None else f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}"'

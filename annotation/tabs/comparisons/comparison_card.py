@@ -12,7 +12,20 @@ from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES, verdict
 from annotation.translation import _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
-from annotation.ui.markup import Row, Way, card, chip, conversation, escape, facts, paragraph, sides, table, text_box
+from annotation.ui.markup import (
+    Row,
+    Way,
+    card,
+    chip,
+    conversation,
+    escape,
+    facts,
+    or_empty,
+    paragraph,
+    sides,
+    table,
+    text_box,
+)
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
@@ -38,7 +51,7 @@ def asked(found: ComparisonHistory) -> str:
     if len(found.answers) == 2:
         texts = list(marked(found.answers[0].text, found.answers[1].text))
     answers = enumerate(zip(found.answers, texts, strict=True), 1)
-    boxes = [text_box(answer_title(number, answer), text, scrolls=True) for number, (answer, text) in answers]
+    boxes = [text_box(answer_title(number, answer), or_empty(text), scrolls=True) for number, (answer, text) in answers]
     return conversation(found.messages) + sides(boxes)
 
 

@@ -24,6 +24,7 @@ from annotation.ui.markup import (
     heading,
     label,
     log,
+    or_empty,
     paragraph,
     progress_bar,
     status,
@@ -179,7 +180,8 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     of = _("step {step} of at most {steps}") if at_most else _("step {step} of {steps}")
     pieces = [f"{100 * job.step // job.steps}%", of.format(step=job.step, steps=job.steps)]
     if job.status == "running":
-        pieces.append(_("{duration} so far").format(duration=duration(seconds_taken(job, at))))
+        taken = _("{duration} so far") if job.attempt <= 1 else _("{duration} in this attempt so far")
+        pieces.append(taken.format(duration=duration(seconds_taken(job, at))))
         if left is not None:
             pieces.append(left_words(job, left))
     return " · ".join(pieces)
@@ -326,7 +328,7 @@ def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: b
         else ngettext("{name} · {tokens} token", "{name} · {tokens} tokens", tokens)
     )
     above = label(length.format(name=name, tokens=tokens))
-    return f"{above}<pre>{text if as_html else escape(text)}</pre>"
+    return f"{above}<pre>{or_empty(text if as_html else escape(text))}</pre>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

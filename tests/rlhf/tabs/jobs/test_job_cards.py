@@ -144,6 +144,9 @@ def test_progress_line() -> None:
     whole = replace(JOB, spec=replace(PREFERENCES, stop_kl=0.0))
     assert job_cards.progress_line(whole, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
     assert job_cards.progress_line(whole, None, AT) == "40% · step 4 of 10 · 10 min so far"
+    resumed = job_cards.progress_line(replace(whole, attempt=2), None, AT)
+    assert resumed == "40% · step 4 of 10 · 10 min in this attempt so far"
+    assert "<pre><i>(empty)</i></pre>" in job_cards.answer_box("base", "", 1, "stop")
     # What it has made is being saved.
     assert job_cards.progress_line(replace(whole, step=10), None, AT) == "100% · step 10 of 10 · 10 min so far"
     assert job_cards.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."
