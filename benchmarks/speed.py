@@ -42,7 +42,7 @@ from benchmarks.peers import before
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs.job_spec import TrainingSpec, with_defaults
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.tokenise import OrderedPair
 
 AGREE = 1e-3
@@ -184,7 +184,7 @@ def our_side(case: Case, model: Path, found: Sequence[Mapping[str, Any]], direct
     from rlhf.algorithms.trainer import TokenisedData
     from rlhf.models.loading import load_tokenizer
 
-    spec, tokenizer = with_defaults(case.spec), load_tokenizer(model)
+    spec, tokenizer = case.spec.filled(), load_tokenizer(model)
     start: Any = Start(model)
     build = import_module(spec.runner()).build_trainer
     trainer = build(spec, start, tokenizer, TokenisedData(our_items(case, found)), directory)
@@ -218,7 +218,7 @@ def peer_side(case: Case, model: Path, found: Sequence[Mapping[str, Any]], direc
         for at in range(0, len(found), case.items)
     ]
     trainer = peer_trainer(
-        with_defaults(case.spec),
+        case.spec.filled(),
         model,
         Dataset.from_list([row for step in steps for row in step]),
         load_tokenizer(model),

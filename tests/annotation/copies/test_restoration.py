@@ -20,10 +20,10 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from annotation import database
+from annotation import database, hub_client
 from annotation.api import AnnotationApi
 from annotation.claims import handing_out, judging
-from annotation.copies import copies_command, copy_reasons, restoration, safe_copies, targets
+from annotation.copies import copies_command, copy_reasons, restoration, safe_copies
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
     KEPT,
@@ -295,9 +295,9 @@ def test_the_next_copy_reads_and_sends_only_what_has_changed(
     restoration.begin(place, data_dir)
     safe_copies.make_copy(db, data_dir, place, RUN)
     read, sent = [], []
-    digest_of, commit = safe_copies.digest_of, targets.commit
+    digest_of, commit = safe_copies.digest_of, hub_client.commit
     monkeypatch.setattr(safe_copies, "digest_of", lambda path: read.append(path.name) or digest_of(path))
-    monkeypatch.setattr(targets, "commit", lambda *told, **more: sent.append(set(told[3])) or commit(*told, **more))
+    monkeypatch.setattr(hub_client, "commit", lambda *told, **more: sent.append(set(told[3])) or commit(*told, **more))
     always = {MANIFEST, "README.md", FILE_NAME}
     judge(db, ann, 1)
     safe_copies.make_copy(db, data_dir, place, RUN)

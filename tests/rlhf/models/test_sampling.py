@@ -125,7 +125,7 @@ def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
     found = prefilled(model, ids_PT, mask_PT, None, (0, 0, 1, 1, 2, 2))
     watch.remove()
     assert computed == {1: [24, 16, 32], 39: [24, 32], 4096: [40]}[room]
-    monkeypatch.setattr("rlhf.models.sampling.prompt_cache.packable", lambda causal: False)
+    monkeypatch.setattr("rlhf.models.hidden_states.packable", lambda causal: False)
     padded = prefilled(model, ids_PT, mask_PT, None, (0, 0, 1, 1, 2, 2))
     own_BT = mask_PT[:, :-1].repeat_interleave(2, 0).bool()
     for one, other in zip(found.layers, padded.layers, strict=True):
