@@ -538,7 +538,7 @@ def test_a_run_that_goes_on_with_data_rendered_otherwise_says_so(
         registry.set_thinking(machine.db, "template")
     job_store.resume(machine.db, job_id)
     assert machine.perform(job_id).status == "finished"
-    said = any("not as it was before" in line for line in job_store.log_tail(machine.db, job_id))
+    said = any("give other tokens than before" in line for line in job_store.log_tail(machine.db, job_id))
     assert said is changed
     machine.db.close()
 
