@@ -709,7 +709,7 @@ function refreshComparison() {
   }
   find(".early").textContent = failed
     ? _("An answer could not be written to its end, so this comparison can only be skipped.")
-    : states.includes("writing") ? _("Answers are still being written: a judgement now is recorded as early.") : "";
+    : states.includes("writing") ? _("Answers are still being written: nothing is trained on a judgement made now.") : "";
   for (const tag of element.querySelectorAll(".tag")) setPressed(tag, draft.tags.includes(tag.dataset.label));
   for (const flag of element.querySelectorAll(".flag")) setPressed(flag, draft.flag === flag.dataset.flag);
   element.querySelectorAll(".answer").forEach(refreshAnswer);

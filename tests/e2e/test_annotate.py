@@ -955,7 +955,7 @@ def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site
     _, ids = comparison_store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
     ann = site.open()
     ann.ready()
-    ann.page.wait_for_selector("text=a judgement now is recorded as early")
+    ann.page.wait_for_selector("text=nothing is trained on a judgement made now")
     ann.press("e", "1")
     ann.page.fill("#answer-edit", "My own end")
     ann.press("Escape", "a")

@@ -37,8 +37,12 @@ class Site:
         return judgement_count(self.db)
 
     def judge(self, key: str) -> None:
-        """Press a key when a comparison is on the page, again where the page asks for it, and wait for the row."""
+        """Press a key when a comparison is on the page, again where the page asks for it, and wait for the row.
+
+        Before its answers are written to their ends a judgement is one that nothing is trained on.
+        """
         read_comparison(self.page)
+        self.page.locator(".judging .early:empty").wait_for(state="attached")
         before = self.judged()
         self.page.keyboard.press(key)
 
