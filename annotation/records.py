@@ -62,8 +62,8 @@ def who(name: str) -> str:
 
 
 def counted_up(name: str) -> list[str | int]:
-    """What names are sorted by, so that pupil-2 stands before pupil-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    """What names are sorted by, upper and lower case alike, so that pupil-2 stands before pupil-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.casefold())]
 
 
 def now() -> str:

@@ -37,8 +37,8 @@ MEASURED = N_("our own measurements, with the training ended by stop_kl")
 STEPS_A_PASS = 6
 # How many times as far as `stop_kl` a policy may move to words that were likely before.
 FURTHER = 3
-# How many times as far the answers are seldom of any use: about a nat a token by default, where the rule allows half.
-RUINED = 10
+# From so many nats a token on answers are seldom of any use; the gate's rule allows half.
+RUINED = 1.0
 # Comparisons in a forward pass.
 BATCH = 4
 CURVES = (
@@ -251,14 +251,14 @@ class DPOSpec(ComparisonSpec):
         return said.format(moved=short_number(moved), enough=short_number(enough_at(known, self.stop_kl)))
 
     def setback(self, result: Mapping[str, Any] | None) -> str:
-        """That the policy moved many times as far as it was to, from where answers are seldom of any use."""
+        """That the policy moved so far that its answers are seldom of any use."""
         moved = FinishedTraining.of(result).final.get("kl")
-        if not self.stop_kl or moved is None or moved < RUINED * self.stop_kl:
+        if moved is None or moved < RUINED:
             return super().setback(result)
         return _(
-            "The policy moved {moved} nats a token, {times} times as far as it was to, and its answers are probably "
-            "ruined: read the samples, and train with a lower learning rate."
-        ).format(moved=short_number(moved), times=short_number(moved / self.stop_kl))
+            "The policy moved {moved} nats a token from where it began, and its answers are probably ruined: read the "
+            "samples, and train with a lower learning rate."
+        ).format(moved=short_number(moved))
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts, and where the policy has moved far enough."""

@@ -61,10 +61,10 @@ def test_bad_names_are_refused(db: Database, name: str) -> None:
 
 
 def test_accounts_are_listed_as_one_counts(db: Database) -> None:
-    for name in ("pupil-10", "pupil-2", "9", "ann"):
+    for name in ("pupil-10", "pupil-2", "9", "ann", "Bea"):
         access.insert_account(db, name, "annotator", "a hash")
     access.deactivate(db, "9")
-    assert [account.name for account in access.accounts(db)] == ["ann", "pupil-2", "pupil-10", "9"]
+    assert [account.name for account in access.accounts(db)] == ["ann", "Bea", "pupil-2", "pupil-10", "9"]
 
 
 def test_short_passwords_unknown_roles_and_taken_names_are_refused(db: Database, kim: Annotator) -> None:

@@ -291,8 +291,11 @@ def test_a_policy_that_moved_so_far_that_it_is_probably_ruined_says_so() -> None
         return replace(JOB, status="finished", spec=spec, result={"final": final})
 
     said = job_cards.setback(finished(DPOSpec(), kl=27.65, surprise=8.4))
-    assert said.startswith("The policy moved 27.65 nats a token, 276.5 times as far as it was to, and its answers")
-    for fine in (finished(DPOSpec(), kl=0.31), finished(DPOSpec()), finished(DPOSpec(stop_kl=0), kl=27.65)):
+    assert said.startswith(
+        "The policy moved 27.65 nats a token from where it began, and its answers are probably ruined"
+    )
+    # A little further than a little is no ruin.
+    for fine in (finished(DPOSpec(), kl=0.31), finished(DPOSpec()), finished(DPOSpec(stop_kl=0.01), kl=0.15)):
         assert job_cards.setback(fine) == ""
 
 
