@@ -56,6 +56,7 @@ function follow({ element, seconds, ask = null, changed = null, key = random(), 
 const inView = (one) => one.element.isConnected && one.panel.getClientRects().length > 0;
 const seen = (one) => inView(one) && document.visibilityState === "visible";
 const later = (ms) => performance.now() + ms;
+const next = (one) => (signedOut ? Infinity : seen(one) ? later(one.wait) : unseenDue(one));
 
 // It may have come into view or gone out of it, or something on it was pressed.
 function look(one, pressed = false) {
@@ -123,7 +124,7 @@ function answered(one, value) {
     if (mark === "") one.whole = true;
   }
   one.waiting = false;
-  one.due = seen(one) ? later(one.wait) : unseenDue(one);
+  one.due = next(one);
   plan();
 }
 
@@ -173,11 +174,12 @@ function tellTrouble(answer, said) {
   put(awayNotice, unheard > 1 && !signedOut);
   if (away) return;
   window.prefloop.address.hear(answer);
+  const before = signedOut;
   signedOut = answer.status === 401;
   signIn.href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
   put(signedOutNotice, signedOut);
-  if (!signedOut) return;
-  for (const one of all) [one.whole, one.waiting, one.due] = [one.whole || one.waiting, false, Infinity];
+  if (signedOut) for (const one of all) [one.whole, one.waiting, one.due] = [one.whole || one.waiting, false, Infinity];
+  else if (before) for (const one of all) if (!one.waiting) one.due = next(one); // signed in again elsewhere
 }
 
 function put(one, there) {

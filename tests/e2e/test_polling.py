@@ -19,7 +19,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission.form_fields import forms
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import go, routed, running_app, stop_clock
+from tests.e2e.conftest import TWO_FRAMES, go, routed, running_app, stop_clock
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
@@ -434,7 +434,10 @@ def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     assert (admin.asked, admin.own, len(admin.followed)) == ([], [], asked)
 
 
-def test_a_page_that_was_signed_out_while_it_waited_for_an_answer_asks_no_more(admin: Looker) -> None:
+def test_a_page_that_was_signed_out_while_it_waited_for_an_answer_asks_no_more(
+    admin: Looker, kept: tuple[Looker, Any]
+) -> None:
+    """Until it is signed in again."""
     admin.turn("Iterations")
     with routed(admin.page, "**/gradio_api/run/**", lambda route: route.fulfill(status=401, body="{}")):
         admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
@@ -446,6 +449,28 @@ def test_a_page_that_was_signed_out_while_it_waited_for_an_answer_asks_no_more(a
         for _ in range(3):
             admin.put_forward()
         assert (admin.asked, admin.own, admin.followed) == ([], [], [])
+    admin.page.context.add_cookies(kept[1])  # the person has signed in again in another window
+    admin.page.locator("#standing").click()
+    admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
+
+
+def test_an_answer_that_comes_after_a_page_was_signed_out_does_not_let_it_ask_on(admin: Looker) -> None:
+    """Nor while the answer is drawn: what a slow server was asked before."""
+    late: list[tuple[Any, Any]] = []
+    with routed(admin.page, "**/gradio_api/run/**", lambda route: late.append((route, route.fetch()))):
+        admin.turn("Iterations")
+        admin.until(lambda: admin.put_forward() or (late and "beat" in admin.asked))
+        admin.page.context.clear_cookies()
+        admin.until(lambda: admin.put_forward() or [] in admin.followed)
+        admin.page.get_by_role("alert").filter(has_text="not signed in any more").wait_for()
+        admin.forget()
+        for route, answer in late:
+            route.fulfill(response=answer)
+        admin.settle()
+        admin.page.evaluate(TWO_FRAMES)
+        for _ in range(3):
+            admin.put_forward()
+        assert (admin.by_itself, admin.own, admin.followed) == ([], [], [])
 
 
 def test_an_annotators_page_has_nothing_that_asks_but_its_own_tab(sign_in: Callable[[str], Looker]) -> None:
