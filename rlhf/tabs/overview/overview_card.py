@@ -162,8 +162,8 @@ def record_of(revision: str, rate: Estimate | None) -> str:
 
 
 def course(rates: Sequence[tuple[str, Estimate]]) -> str:
-    """How candidates that were decided on did, each by its name, oldest first; nothing where that is no course yet."""
-    if len(rates) < 2:
+    """How candidates that were decided on did, each by its name, oldest first."""
+    if not rates:
         return ""
     said = _("How often people preferred each candidate to what served then, with 95% intervals.")
     frame = charts.Frame("overview-course", _("Candidates decided on, oldest first"), said)

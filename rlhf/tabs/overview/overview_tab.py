@@ -42,14 +42,17 @@ COURSE = 8
 
 def overview_of(db: Database, annotator_id: int) -> str:
     serving, base = registry.serving(db), registry.by_revision(db, "base")
-    rate = None if serving.id == base.id else win_rates.by_people(db, serving, base)
+    record, decided = "", course_of(db)
+    if serving.id != base.id:
+        record = overview_card.record_of(serving.revision, win_rates.by_people(db, serving, base))
     latest = job_store.recent(db, job_store.waiting_kinds(), 1)
     at = now()
     today = at[:10]
     return overview_card.overview(
         overview_status(db, annotator_id),
         candidates_part(db),
-        ("" if serving.id == base.id else overview_card.record_of(serving.revision, rate)) + course_of(db),
+        # Of the first that was promoted the record says the same already.
+        record + ("" if record and len(decided) == 1 else overview_card.course(decided)),
         overview_card.came_in(
             judged_counts.judged_by_each(db, today),
             judged_counts.judged_by_judges(db, today),
@@ -59,7 +62,7 @@ def overview_of(db: Database, annotator_id: int) -> str:
     )
 
 
-def course_of(db: Database) -> str:
+def course_of(db: Database) -> list[tuple[str, Estimate]]:
     """How the latest candidates that were decided on did against what served then, as people have compared them."""
 
     def look() -> list[tuple[str, Estimate]]:
@@ -67,7 +70,7 @@ def course_of(db: Database) -> str:
         rates = [(one.revision, win_rates.by_people(db, one, ground)) for one, ground in decided if ground is not None]
         return [(name, rate) for name, rate in rates if rate is not None]
 
-    return overview_card.course(decision_cache.cached(db, ("course",), look)[-COURSE:])
+    return decision_cache.cached(db, ("course",), look)[-COURSE:]
 
 
 def candidates_part(db: Database) -> str:

@@ -497,15 +497,16 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
 
 
 def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context) -> None:
-    """Each against what served then."""
+    """Each against what served then; of one alone only where what serves says nothing of it."""
     project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
-    for _candidate in range(2):
+    for before in range(2):
         policy = make_candidate(context)
         check_candidate(context, policy)
         iterations_tab.ask_people(context.db, policy.revision)
         judge(context.db, 40, "left-clearly")
         assert "overview-course" not in overview_tab.overview_of(context.db, OWNER)
         registry.promote(context.db, policy.revision, "owner")
+        assert ("overview-course" in overview_tab.overview_of(context.db, OWNER)) == (before > 0)
     drawn = overview_tab.overview_of(context.db, OWNER)
     assert "Candidates decided on, oldest first" in drawn
     assert drawn.count('class="interval"') == 2
@@ -516,6 +517,16 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
     registry.reject(context.db, undecided.revision, "owner")
     registry.take_back_rejection(context.db, undecided.revision, "owner")
     assert overview_tab.overview_of(context.db, OWNER).count('class="interval"') == 2
+
+
+def test_of_one_candidate_that_was_rejected_the_overview_says_how_it_did(context: Context) -> None:
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    iterations_tab.ask_people(context.db, policy.revision)
+    judge(context.db, 40, "right-clearly")
+    registry.reject(context.db, policy.revision, "owner")
+    assert "Candidates decided on" in overview_tab.overview_of(context.db, OWNER)
 
 
 def test_what_judges_gave_and_what_was_imported_came_in_too(context: Context) -> None:
