@@ -182,7 +182,7 @@ def our_side(case: Case, model: Path, found: Sequence[Mapping[str, Any]], direct
     from importlib import import_module
 
     from rlhf.algorithms.trainer import TokenisedData
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     spec, tokenizer = case.spec.filled(), load_tokenizer(model)
     start: Any = Start(model)
@@ -211,7 +211,7 @@ def peer_side(case: Case, model: Path, found: Sequence[Mapping[str, Any]], direc
     """TRL's, tuned."""
     from datasets import Dataset
 
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     steps = [
         [row for item in found[at : at + case.items] for row in peer_items(case, item)]
@@ -248,7 +248,8 @@ def peer_trainer(spec: TrainingSpec, model: Path, rows: Any, tokenizer: Any, dir
     from transformers import AutoModelForSequenceClassification
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-    from rlhf.models.loading import adapter_config, dtype_of, load_plain
+    from rlhf.models.loading.adapter_loading import adapter_config
+    from rlhf.models.loading.base_weights import dtype_of, load_plain
 
     class Tokenised(DPOTrainer):
         """It alone has no word for rows that are token ids already."""
@@ -375,7 +376,7 @@ def products_a_second(spec: TrainingSpec) -> float:
     """Floating-point operations a second in large matrix products of the type that is computed in."""
     import torch
 
-    from rlhf.models.loading import dtype_of
+    from rlhf.models.loading.base_weights import dtype_of
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     left, right = torch.randn(2, 2048, 2048).to(device, dtype_of(spec.precision))
@@ -437,7 +438,8 @@ class Answering:
         import torch
 
         from annotation.imports.importing import starter_prompts
-        from rlhf.models.loading import compute_dtype, load_for_answering, load_tokenizer
+        from rlhf.models.loading.base_weights import compute_dtype, load_for_answering
+        from rlhf.models.loading.tokenizer_loading import load_tokenizer
         from rlhf.models.tokenise import render
 
         self.answers, self.tokenizer = answers, load_tokenizer(options.model)

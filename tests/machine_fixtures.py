@@ -196,7 +196,7 @@ class Machine:
         """Where a run from this parent starts."""
         from rlhf.algorithms.trainer import Start
         from rlhf.models.base_model import BaseModel
-        from rlhf.models.loading import ground_path, verified
+        from rlhf.models.loading.loaded_policies import ground_path, verified
 
         policy = registry.by_revision(self.db, parent)
         ground = ground_path(self.db, self.data_dir, self.model, policy.lies_on)
@@ -299,7 +299,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
 @cache
 def tokenizer_of(model: Path) -> Any:
     """A model's tokenizer; the same one each time, so leave it as it is."""
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     return load_tokenizer(model)
 

@@ -21,7 +21,7 @@ from benchmarks.harness import driver
 from benchmarks.harness.driver import say
 from rlhf.models import base_model, registry
 from rlhf.models.hidden_states import mean_states
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.orders.heads import DEPTH
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import text_ids

@@ -31,7 +31,7 @@ SCORED_TOGETHER = 8
 def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[str, Any]]]]:
     """The answers asked for, by policy, prompt and sample."""
     from rlhf.models.base_model import ready
-    from rlhf.models.loading import LoadedPolicies
+    from rlhf.models.loading.loaded_policies import LoadedPolicies
 
     db = open_database(data_dir)
     models = LoadedPolicies(db, data_dir, ready(data_dir, request["model"]).path)

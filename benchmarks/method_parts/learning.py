@@ -174,7 +174,7 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     from rlhf.algorithms.ppo.roles import load_roles
     from rlhf.algorithms.ppo.train import Learner, read_data
     from rlhf.algorithms.trainer import start_of
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     db = open_database(data_dir)
     job = job_store.claim(db, job_id, worker_id)

@@ -94,7 +94,7 @@ class AskedAndAnswered(DemonstrationRow):
 
 def frozen(lab: Laboratory, sizes: Sizes) -> str:
     """Demonstrations that fill max_length to the last token, whose prompts leave PPO new_tokens for its answers."""
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
     from rlhf.models.tokenise import render, text_ids
 
     tokenizer = load_tokenizer(lab.base.path)

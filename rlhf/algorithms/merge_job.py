@@ -23,7 +23,10 @@ from rlhf.algorithms.trainer import store_made, stored_result
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.loading import ground_path, hung_on, load_tokenizer, load_whole, verified
+from rlhf.models.loading.adapter_loading import hung_on
+from rlhf.models.loading.base_weights import load_whole
+from rlhf.models.loading.loaded_policies import ground_path, verified
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
 
 def run(run: Run, spec: MergeSpec) -> dict[str, Any]:

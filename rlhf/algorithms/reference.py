@@ -31,7 +31,7 @@ from rlhf.jobs.artifacts import write_small
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
-from rlhf.models.loading import dtype_of, held_precision
+from rlhf.models.loading.base_weights import dtype_of, held_precision
 from rlhf.models.packing import pad
 from rlhf.models.self_test_results import mark_of
 

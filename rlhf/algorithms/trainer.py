@@ -49,7 +49,8 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.hidden_states import inner_model, virtual_tokens
-from rlhf.models.loading import context_in, fed, ground_path, held_precision, verified
+from rlhf.models.loading.base_weights import held_precision
+from rlhf.models.loading.loaded_policies import context_in, fed, ground_path, verified
 from rlhf.models.memory.machines import this_machine
 from rlhf.models.memory.model_shapes import read_shapes
 from rlhf.models.memory.run_memory import RunMemory
@@ -489,7 +490,7 @@ def sample_steps(steps: int, count: int) -> set[int]:
 def record_samples(
     run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
-    """Answer prompts with a model that is being trained, in train mode (see `loading.load_quantised`)."""
+    """Answer prompts with a model that is being trained, in train mode (see `base_weights.load_quantised`)."""
     asked, virtual_KH = [], virtual_tokens(model)
     room = SAMPLE_TOKENS + (0 if virtual_KH is None else len(virtual_KH))
     for prompt in prompts:

@@ -55,7 +55,8 @@ from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.hidden_states import completions, inner_model, lower_layers, packable
-from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter, without_router_loss
+from rlhf.models.loading.adapter_loading import hold_in_float32, load_adapter
+from rlhf.models.loading.base_weights import dtype_of, without_router_loss
 from rlhf.models.packing import rows_alone, rows_of
 from rlhf.private_members import WithoutPreparation
 

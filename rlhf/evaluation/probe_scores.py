@@ -14,7 +14,7 @@ from annotation.database import Database
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probes import FAMILIES, Probe, ProbeFigures, read_probes
 from rlhf.models.hidden_states import inner_model, summed_logps
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import render, text_ids

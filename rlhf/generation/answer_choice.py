@@ -22,7 +22,7 @@ from annotation.selection import choose_answers
 from annotation.store import comparison_store, judgement_store, project_store
 from rlhf.data import label_noise, snapshots
 from rlhf.models.hidden_states import mean_states
-from rlhf.models.loading import LoadedPolicies, ground_key
+from rlhf.models.loading.loaded_policies import LoadedPolicies, ground_key
 from rlhf.models.orders.heads import DEPTH, StateScale, ensemble, rankings_of, votes
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw

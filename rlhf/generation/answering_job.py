@@ -27,7 +27,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.chat_template import tokenizing
-from rlhf.models.loading import LoadedPolicies, ground_key
+from rlhf.models.loading.loaded_policies import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw, Written, draw, undrawn
 

@@ -39,14 +39,9 @@ from rlhf.judges.verdicts import (
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, head_of, inner_model
-from rlhf.models.loading import (
-    LoadedPolicies,
-    ground_key,
-    ground_path,
-    load_for_answering,
-    put_weights,
-    refuse_too_long,
-)
+from rlhf.models.loading.adapter_loading import put_weights
+from rlhf.models.loading.base_weights import load_for_answering
+from rlhf.models.loading.loaded_policies import LoadedPolicies, ground_key, ground_path, refuse_too_long
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import answer_ids, text_ids

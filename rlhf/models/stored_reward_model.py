@@ -15,7 +15,8 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
 from rlhf.models.adapters.stored_adapter import read_adapter
-from rlhf.models.loading import peft_config, verified
+from rlhf.models.loading.adapter_loading import peft_config
+from rlhf.models.loading.loaded_policies import verified
 from rlhf.models.reward_model_quality import ScoreScale, on_other_weights, read_scale
 
 

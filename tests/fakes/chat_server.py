@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from annotation.records import Sampling
-from rlhf.models.loading import load_tokenizer
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import render, text_ids
 

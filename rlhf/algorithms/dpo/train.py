@@ -50,7 +50,9 @@ from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.loading.adapter_loading import adapter_config
+from rlhf.models.loading.base_weights import load_for_training
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.tokenise import load_snapshot, of_split
 
 

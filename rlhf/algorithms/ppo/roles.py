@@ -16,7 +16,8 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
-from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training, put_weights
+from rlhf.models.loading.adapter_loading import adapter_config, hold_in_float32, load_adapter, put_weights
+from rlhf.models.loading.base_weights import dtype_of, load_for_training
 from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head

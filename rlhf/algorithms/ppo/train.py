@@ -89,7 +89,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.loading import load_tokenizer
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.stored_reward_model import read_reward_model

@@ -18,7 +18,7 @@ equation 1; LoRA: Hu et al. 2022, QLoRA: Dettmers et al. 2023. Departures, besid
 What it leaves: PEFT's files, the head in them, and `reward.json` with mean and standard deviation of the scores of the
 answers it was trained on, by which PPO shifts and scales them, and the temperature by which a judge's chances are those
 of the held-out comparisons (Guo et al. 2017, "On Calibration of Modern Neural Networks"). All scoring is in train mode:
-on some processors a pass in eval mode computes with other 4-bit weights (see `loading.load_quantised`).
+on some processors a pass in eval mode computes with other 4-bit weights (see `base_weights.load_quantised`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
-from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.loading.adapter_loading import adapter_config
+from rlhf.models.loading.base_weights import load_for_training
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
 from rlhf.models.tokenise import load_snapshot, of_split
 

@@ -10,7 +10,7 @@ virtual tokens (Lester et al. 2021) or every weight. Departures, besides those o
   all processes and accumulation passes, as TRL's is.
 - Answers end with the token that ends a turn.
 - Held-out demonstrations are scored before and after, in train mode: on some processors a pass in eval mode spoils
-  4-bit weights for training (see `loading.load_quantised`).
+  4-bit weights for training (see `base_weights.load_quantised`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
+from rlhf.models.loading.adapter_loading import adapter_config
+from rlhf.models.loading.base_weights import load_for_training
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.packing import pad
 from rlhf.models.tokenise import TokenisedDemonstration, load_snapshot, of_split
 

@@ -78,7 +78,7 @@ def page_cache(statistics: Path) -> int:
 
 @lru_cache(maxsize=1)
 def processor_has_bf16() -> bool:
-    """Whether the processor multiplies in bfloat16, as rlhf.models.loading.compute_dtype asks torch."""
+    """Whether the processor multiplies in bfloat16, as `base_weights.compute_dtype` asks torch."""
     information = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not information.is_file():
         return False

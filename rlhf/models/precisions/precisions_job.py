@@ -20,7 +20,9 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, head_of
-from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
+from rlhf.models.loading.base_weights import load_for_answering
+from rlhf.models.loading.loaded_policies import ground_path
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
 from rlhf.models.precisions.plain_text import PromptAndAnswer, plain_text

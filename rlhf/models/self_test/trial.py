@@ -28,7 +28,9 @@ from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
-from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
+from rlhf.models.loading.adapter_loading import adapter_config, hung_on
+from rlhf.models.loading.base_weights import leave_nothing_to_chance, load_whole, placement
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.memory import machines
 from rlhf.models.model_files import CAUSAL, check_weights, kinds_in
 from rlhf.models.packing import pad

@@ -47,16 +47,9 @@ from rlhf.jobs.job_spec import Precision
 from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.hidden_states import head_of
-from rlhf.models.loading import (
-    LoadedPolicies,
-    adapter_config,
-    compute_dtype,
-    load_adapter,
-    load_for_answering,
-    load_plain,
-    load_quantised,
-    put_weights,
-)
+from rlhf.models.loading.adapter_loading import adapter_config, load_adapter, put_weights
+from rlhf.models.loading.base_weights import compute_dtype, load_for_answering, load_plain, load_quantised
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, tokenise_pairs
 from rlhf.tabs.jobs.job_cards import early_end

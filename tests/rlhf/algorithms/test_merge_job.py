@@ -26,7 +26,9 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
 from rlhf.models.hidden_states import random_ids
-from rlhf.models.loading import LoadedPolicies, adapter_config, load_plain
+from rlhf.models.loading.adapter_loading import adapter_config
+from rlhf.models.loading.base_weights import load_plain
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.sampling.drawing import draw
 from rlhf.submission import job_submission
 from rlhf.submission.preconditions import merge_problem

@@ -24,7 +24,8 @@ from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
-from rlhf.models.loading import LoadedPolicies, load_for_answering, load_plain, load_quantised
+from rlhf.models.loading.base_weights import load_for_answering, load_plain, load_quantised
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
 from rlhf.submission import job_submission, preconditions
@@ -268,7 +269,7 @@ def test_a_base_that_is_quantised_already_computes_in_what_the_processor_does(
     quantised: Machine, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files ask for bfloat16, which some processors have to work out."""
-    monkeypatch.setattr("rlhf.models.loading.compute_dtype", lambda: dtype)
+    monkeypatch.setattr("rlhf.models.loading.base_weights.compute_dtype", lambda: dtype)
     model = load_quantised(quantised.model)
     assert {module.compute_dtype for module in model.modules() if hasattr(module, "compute_dtype")} == {dtype}
     for loaded in (model, load_for_answering(quantised.model)):

@@ -36,7 +36,7 @@ from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.chat_template import SETTINGS_FILE
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.stored_reward_model import read_reward_model
 from tests.demonstrations import demonstrate

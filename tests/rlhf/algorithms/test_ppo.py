@@ -35,7 +35,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Method, Precision
 from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, registry
-from rlhf.models.loading import held_precision
+from rlhf.models.loading.base_weights import held_precision
 from rlhf.models.sampling.drawing import end_token_ids
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.tabs.runs.curves import plots_of

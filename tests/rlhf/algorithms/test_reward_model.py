@@ -34,7 +34,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
-from rlhf.models.loading import load_for_training
+from rlhf.models.loading.base_weights import load_for_training
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoreScale
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons

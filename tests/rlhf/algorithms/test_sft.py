@@ -37,7 +37,8 @@ from rlhf.jobs.job_spec import Method
 from rlhf.jobs.run import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
-from rlhf.models.loading import LoadedPolicies, load_plain
+from rlhf.models.loading.base_weights import load_plain
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.log_probabilities import Head
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_demonstrations

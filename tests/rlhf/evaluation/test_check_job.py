@@ -50,7 +50,8 @@ from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.loading.base_weights import load_plain, load_quantised
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.precisions.plain_text import PromptAndAnswer
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw

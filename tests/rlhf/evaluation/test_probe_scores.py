@@ -9,7 +9,7 @@ import torch
 
 from rlhf.evaluation.probe_scores import TokenisedProbe, logps_of_batch
 from rlhf.models.hidden_states import completions
-from rlhf.models.loading import load_for_answering
+from rlhf.models.loading.base_weights import load_for_answering
 from rlhf.models.packing import pad
 from tests.rlhf.evaluation.test_probes import CHOICE
 

@@ -35,7 +35,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import load_quantised
+from rlhf.models.loading.base_weights import load_quantised
 from rlhf.web_server import answering_problem
 from rlhf.workers.worker_process import process_tree
 from tests.conftest import act, shown_texts

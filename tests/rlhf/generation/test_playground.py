@@ -31,7 +31,8 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.loading.base_weights import load_plain, load_quantised
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.sampling.drawing import draw
 from tests.builders import policy
@@ -435,7 +436,7 @@ def test_weights_that_nobody_has_asked_for_lately_leave_the_memory(stocked: Mach
 
 def keys_of(machine: Machine, revision: str) -> Any:
     """What identifies the weights under a policy."""
-    from rlhf.models.loading import ground_key
+    from rlhf.models.loading.loaded_policies import ground_key
 
     return ground_key(registry.by_revision(machine.db, revision))
 

@@ -45,7 +45,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
 from rlhf.models import base_model, registry
 from rlhf.models.adapters.stored_adapter import StoredLora
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.memory import machines, model_shapes
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content

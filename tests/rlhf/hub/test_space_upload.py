@@ -403,7 +403,7 @@ def test_a_space_where_nobody_could_sign_in_is_refused(hub: SpaceHub, db: Databa
 WRITING = """
 import sys
 from pathlib import Path
-import rlhf, rlhf.models.loading, transformers.models.llama.modeling_llama
+import rlhf, rlhf.models.loading.loaded_policies, transformers.models.llama.modeling_llama
 from annotation.database import open_database
 from rlhf.loop import zero_gpu
 folder = Path(sys.argv[1])

@@ -30,7 +30,7 @@ from rlhf.judges.verdict_store import Comparison
 from rlhf.models import base_model, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import inner_model
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.memory import machines
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, render, text_ids

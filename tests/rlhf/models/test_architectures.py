@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 
 from annotation.records import Sampling
 from rlhf.models.hidden_states import mean_states, summed_logps
-from rlhf.models.loading import context_of, leave_nothing_to_chance
+from rlhf.models.loading.base_weights import leave_nothing_to_chance
+from rlhf.models.loading.loaded_policies import context_of
 from rlhf.models.packing import pad
 from rlhf.models.sampling.batch import AnswerBatch
 from rlhf.models.self_test.trial import Numbers, try_loaded

@@ -21,7 +21,8 @@ from annotation.records import Message, UserError
 from rlhf.models import base_model, chat_template
 from rlhf.models.base_model import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer, inert
-from rlhf.models.loading import fed, load_tokenizer
+from rlhf.models.loading.loaded_policies import fed
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
 from rlhf.models.tokenise import render, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 
@@ -40,7 +41,7 @@ TEXTS = ["", " ", "The end.", "1234567890", "naïve — “quoted”", "🙂 byt
 
 def transformers_tokenizer(directory: Path) -> Any:
     """The workers' tokenizer."""
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     return load_tokenizer(directory)
 
@@ -144,7 +145,7 @@ def with_rules(model: Path, place: Path, rules: Callable[[dict[str, Any]], dict[
 
 def test_a_tokenizer_that_fails_on_a_text_is_a_sentence(tiny_model: Path, tmp_path: Path) -> None:
     """The pages' and the workers', in cutting a text and in putting one together."""
-    from rlhf.models.loading import fed
+    from rlhf.models.loading.loaded_policies import fed
     from rlhf.models.sampling.drawing import read_draw
     from rlhf.models.sampling.prompt_cache import left_padded
 
@@ -311,7 +312,7 @@ def test_a_thinking_models_template_is_told_that_it_is_not_to_think(
     tiny_model: Path, tmp_path: Path, template: str, told: bool
 ) -> None:
     """Ours and the workers' as transformers does it; without being told they are as the template has it."""
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     other = copy_of(tiny_model, tmp_path)
     (other / "chat_template.jinja").write_text(template, "utf-8")

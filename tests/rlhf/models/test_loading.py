@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from annotation.records import UserError
-from rlhf.models.loading import LoadedWeights, load_for_answering, load_plain, load_quantised
+from rlhf.models.loading.base_weights import load_for_answering, load_plain, load_quantised
+from rlhf.models.loading.loaded_policies import LoadedWeights
 from rlhf.models.model_files import is_tied
 from rlhf.models.self_test.trial import try_loaded
 from tests.architectures import built

@@ -91,7 +91,8 @@ METHODS: list[TrainingSpec] = [
 def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: TrainingSpec) -> None:
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config, load_for_training
+    from rlhf.models.loading.adapter_loading import adapter_config
+    from rlhf.models.loading.base_weights import load_for_training
 
     model = load_for_training(tiny_model, spec)
     config = adapter_config(spec, tiny_model)
@@ -154,7 +155,7 @@ def test_places_are_those_of_a_text(
 def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     model, shapes = gpt2(tmp_path), model_shapes.read_shapes(tmp_path)
     assert parameter_counts.missing_targets(shapes, SFTSpec()) == []
@@ -173,7 +174,7 @@ def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> 
 def test_a_model_is_counted_whatever_its_configuration_calls_its_sizes(tmp_path: Path, family: str) -> None:
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     model = built(family)
     model.save_pretrained(tmp_path)
@@ -190,7 +191,8 @@ def test_a_table_of_what_layers_add_to_words_is_counted_as_one(tmp_path: Path, f
     """It gets no adapter and is not held in 4 bits, and has nearly half the parameters of a Gemma 3n."""
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config, load_quantised
+    from rlhf.models.loading.adapter_loading import adapter_config
+    from rlhf.models.loading.base_weights import load_quantised
 
     built(family).save_pretrained(tmp_path)
     shapes, spec = model_shapes.read_shapes(tmp_path), DPOSpec(method="qlora")
@@ -206,7 +208,7 @@ def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, l
     """PEFT refuses them, or their router's result would be taken for a product."""
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     built(family).save_pretrained(tmp_path)
     shapes = model_shapes.read_shapes(tmp_path)
@@ -225,7 +227,7 @@ def test_adapters_in_the_upper_half_are_where_they_are_counted(tmp_path: Path, f
     """Or are refused in words, where experts can have none there."""
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     built(family).save_pretrained(tmp_path)
     shapes, spec = model_shapes.read_shapes(tmp_path), DPOSpec(method="lora", lora_targets="upper-half")
@@ -259,7 +261,7 @@ def test_experts_have_the_adapters_that_peft_gives_them(tmp_path: Path, family: 
     """Some kinds' get them, two layers in one of twice the rank, and what is no expert's has none; others' get none."""
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     model = built(family, **settings)
     model.save_pretrained(tmp_path)
@@ -277,7 +279,7 @@ def test_experts_have_the_adapters_that_peft_gives_them(tmp_path: Path, family: 
 def test_adapters_that_peft_refuses_on_experts_are_refused_in_words(tmp_path: Path, family: str, layers: str) -> None:
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config
+    from rlhf.models.loading.adapter_loading import adapter_config
 
     model = built(family, **EXPERTS)
     model.save_pretrained(tmp_path)
@@ -308,7 +310,8 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
     """For each row, so layers are computed again; then it is that of one layer, and its gradient."""
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config, hold_in_float32, load_for_training
+    from rlhf.models.loading.adapter_loading import adapter_config, hold_in_float32
+    from rlhf.models.loading.base_weights import load_for_training
 
     built("qwen3_moe", **EXPERTS).save_pretrained(tmp_path)
     shapes, spec = model_shapes.read_shapes(tmp_path), SFTSpec(method="lora", precision=precision, lora_r=4)
@@ -338,7 +341,7 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
 
 
 def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path) -> None:
-    from rlhf.models.loading import load_quantised
+    from rlhf.models.loading.base_weights import load_quantised
 
     built("qwen3_moe").save_pretrained(tmp_path)
     held = load_quantised(tmp_path, torch.bfloat16).named_parameters()
@@ -352,7 +355,8 @@ def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification
 
-    from rlhf.models.loading import adapter_config, load_for_training
+    from rlhf.models.loading.adapter_loading import adapter_config
+    from rlhf.models.loading.base_weights import load_for_training
 
     spec = RewardModelSpec(method="lora", lora_r=5)
     model = load_for_training(tiny_model, spec, AutoModelForSequenceClassification, num_labels=1)
@@ -363,7 +367,8 @@ def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
 def test_ppo_trains_a_policy_and_a_critic_of_the_reward_models_shape(tiny_model: Path) -> None:
     from peft import get_peft_model
 
-    from rlhf.models.loading import adapter_config, load_for_training
+    from rlhf.models.loading.adapter_loading import adapter_config
+    from rlhf.models.loading.base_weights import load_for_training
 
     spec, reward = PPOSpec(method="lora", lora_r=4), RewardModelSpec(method="lora", lora_r=6, lora_targets="attention")
     model = get_peft_model(load_for_training(tiny_model, spec), adapter_config(spec, tiny_model))
@@ -583,7 +588,8 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
 
     from rlhf.models.adapters.low_rank import compute_adapters_at_once
     from rlhf.models.hidden_states import completions
-    from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
+    from rlhf.models.loading.adapter_loading import adapter_config, hold_in_float32
+    from rlhf.models.loading.base_weights import dtype_of, load_for_training
 
     model = load_for_training(model_path, spec)
     config = adapter_config(spec, model_path)
@@ -639,7 +645,7 @@ def fit_total(spec: TrainingSpec) -> float:
 def test_this_machine_is_described_as_torch_sees_it() -> None:
     import torch
 
-    from rlhf.models.loading import compute_dtype
+    from rlhf.models.loading.base_weights import compute_dtype
 
     machine = machines.this_machine()
     assert 0 < machine.free <= machine.total

@@ -16,7 +16,8 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs import job_store
 from rlhf.models import base_model
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
-from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer
+from rlhf.models.loading.base_weights import load_for_answering, load_quantised
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import render
 from tests.machine_fixtures import make_machine

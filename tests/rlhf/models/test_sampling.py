@@ -23,7 +23,8 @@ from annotation.store import comparison_store, prompt_store, stock_counts
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
-from rlhf.models.loading import load_for_answering, load_tokenizer
+from rlhf.models.loading.base_weights import load_for_answering
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.sampling import batch, laid_out_weights, seeded_sampler
 from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, draw_in_turn, end_token_ids, read_draw
 from rlhf.models.sampling.laid_out_weights import laid_out, to_lay_out, weights_laid_out

@@ -21,7 +21,7 @@ from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import start_of
 from rlhf.models import base_model, self_test_results
-from rlhf.models.loading import leave_nothing_to_chance, load_whole
+from rlhf.models.loading.base_weights import leave_nothing_to_chance, load_whole
 from rlhf.models.memory import machines
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, load_for_trial, try_loaded, try_model

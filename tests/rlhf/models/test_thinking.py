@@ -21,7 +21,7 @@ from rlhf.judges.judge_settings import LocalSettings
 from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
-from rlhf.models.loading import LoadedPolicies
+from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.template_process import conversation
 from rlhf.models.tokenise import render
 from rlhf.submission.preflight import Preflight

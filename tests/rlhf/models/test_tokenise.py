@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, PromptRow
 from annotation.records import Message
 from rlhf.models.chat_template import ChatTokenizer
-from rlhf.models.loading import fed, load_tokenizer
+from rlhf.models.loading.loaded_policies import fed
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.template_process import TemplateRefused
 from rlhf.models.tokenise import (
     answer_ids,

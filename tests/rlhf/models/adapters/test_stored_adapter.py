@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from annotation.records import UserError
 from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter, write_settings
-from rlhf.models.loading import LoadedWeights, load_plain
+from rlhf.models.loading.base_weights import load_plain
+from rlhf.models.loading.loaded_policies import LoadedWeights
 
 Q, FIRST = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"
 PATTERNS = {"rank_pattern": {"up_proj": 2, "^model.layers.0.self_attn.q_proj": 3}, "alpha_pattern": {"up_proj": 0.5}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers.processors import TemplateProcessing
 
-from rlhf.models.loading import load_tokenizer
+from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.precisions.plain_text import plain_text
 
 

@@ -14,7 +14,7 @@ from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.loading import load_for_answering
+from rlhf.models.loading.base_weights import load_for_answering
 from rlhf.models.memory import machines
 from rlhf.models.precisions.precisions_job import MOST_SCORES
 from rlhf.models.precisions.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing

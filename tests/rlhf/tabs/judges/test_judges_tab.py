@@ -734,7 +734,7 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
 
 def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny_model: Path, local: Judge) -> None:
     """To a local model letter for letter as transformers' own tokenizer writes it."""
-    from rlhf.models.loading import load_tokenizer
+    from rlhf.models.loading.tokenizer_loading import load_tokenizer
 
     db, tokenizer = context.db, load_tokenizer(tiny_model)
     with gr.Blocks() as pages:
