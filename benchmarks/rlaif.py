@@ -49,7 +49,7 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.base_model import EMBEDDED
 from rlhf.models.tokenise import load_snapshot, of_split
 
@@ -217,7 +217,7 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
     assert job.result is not None
     revision = str(job.result["revision"])
     if registry.serving(lab.db).revision != revision:
-        registry.promote(lab.db, revision, "the benchmark")
+        decision_store.promote(lab.db, revision, "the benchmark")
     rows = of_split(load_snapshot(lab.directory, job.result["snapshot"], PreferenceRow), "train")
     right = sum(gold(row.chosen.text) > gold(row.rejected.text) for row in rows)
     return {"revision": revision, "trained": True, "pairs": len(rows), "right": right}

@@ -16,7 +16,7 @@ from annotation.store import check_store, comparison_store, project_store, promp
 from annotation.web import access
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from tests.conftest import BASE_NAME, make_response
 
 TEXTS = ("Straße 日本 \U0001f600", "=1+1", 'a "quoted" \\ line\nbreak', "\u202eright\u2028to left", "\x00\x07", "  ")
@@ -82,7 +82,7 @@ def add_adapter(db: Database) -> None:
     registry.add(
         db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
     )
-    registry.promote(db, "dpo-1", "kim")
+    decision_store.promote(db, "dpo-1", "kim")
     registry.add(
         db, revision="sft-2", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2",
         sha256="cd", form="full", precision="fp32",
@@ -91,7 +91,7 @@ def add_adapter(db: Database) -> None:
         db, revision="reward-model-3", algorithm="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
         path="adapters/reward-model-3", sha256="ef", kind="reward-model", precision="bf16", ground_id=3,
     )  # fmt: skip
-    registry.mark_deleted(db, judge, "kim")
+    decision_store.mark_deleted(db, judge, "kim")
 
 
 def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> list[Prompt]:

@@ -18,7 +18,7 @@ from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec
 from rlhf.jobs.rental_store import Terms
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.submission import preconditions
 
@@ -131,7 +131,7 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
         policy = registry.by_revision(db, revision)
         if needed := preconditions.needed_by(db, policy):
             raise UserError(needed)
-        registry.mark_deleted(db, policy, decided_by)
+        decision_store.mark_deleted(db, policy, decided_by)
     return registry.remove_files(data_dir, policy)
 
 

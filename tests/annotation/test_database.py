@@ -35,7 +35,7 @@ from rlhf.hub.hub_requests import REQUESTS, PullModel
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.precisions.precisions_spec import PrecisionsSpec
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
@@ -642,7 +642,7 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     kinds = [row["kind"] for row in db.rows("SELECT kind FROM job ORDER BY id")]
     assert kinds == ["precisions", "pull", "answering", "prompt-set"]
     assert kinds == [row["kind"] for row in db.rows("SELECT json_extract(spec, '$.kind') AS kind FROM job ORDER BY id")]
-    found = registry.decisions(db)[::-1]
+    found = decision_store.decisions(db)[::-1]
     assert [one.action for one in found] == ["promote", "go-back", "reject", "take-back-rejection", "delete"]
     assert {(one.revision, one.previous, one.decided_by, one.reason) for one in found} == {
         ("dpo-1", "base", "kim", "why")

@@ -16,7 +16,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import go, routed, sign_in, stop_clock, wait_for
 
@@ -216,7 +216,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     page.evaluate("document.activeElement.blur()")
     settle(page)
     subject = undo.get_attribute("data-subject")
-    registry.take_back_rejection(db, "dpo-9", "kim")
+    decision_store.take_back_rejection(db, "dpo-9", "kim")
     peoples_decisions.reject(db, "dpo-9", "kim", "")
     until_followed(page, f"#decisions button:enabled:not([data-subject='{subject}'])")
     settle(page)

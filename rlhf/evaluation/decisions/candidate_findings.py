@@ -22,13 +22,13 @@ from rlhf.evaluation.gate import (
 )
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.judges import judge_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 
 
 def opponent(db: Database, policy: Policy) -> Policy:
     """What a policy is weighed against: what serves now, or what served when it was last promoted or rejected."""
-    decided_against = None if policy.status == "candidate" else registry.decided_against(db, policy)
+    decided_against = None if policy.status == "candidate" else decision_store.decided_against(db, policy)
     return decided_against or registry.serving(db)
 
 

@@ -9,7 +9,7 @@ from annotation.records import UserError
 from annotation.translation import N_
 from rlhf.evaluation import gate_words, rule_store
 from rlhf.evaluation.decisions.candidate_decision import PendingDecision, pending
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 
 THE_GATE = N_("the gate")
@@ -31,9 +31,9 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
             return None
         revision, why = again.policy.revision, problem or gate_words.sentence(again.decision)
         if again.decision.says == "promote" and not problem:
-            registry.promote(db, revision, THE_GATE, why)
+            decision_store.promote(db, revision, THE_GATE, why)
         else:
-            registry.reject(db, revision, THE_GATE, why)
+            decision_store.reject(db, revision, THE_GATE, why)
     return again
 
 

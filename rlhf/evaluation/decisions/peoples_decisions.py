@@ -17,7 +17,7 @@ from rlhf.evaluation.gate import (
     GateDecision,
     Ruling,
 )
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 
 
@@ -26,7 +26,7 @@ def advised(db: Database, policy: Policy) -> GateDecision | None:
 
     Unless that was taken back: whatever it had been promoted for, it is weighed as before.
     """
-    if rule_store.rule(db).mode == "never" or not (policy.undecided or registry.gone_back_from(db, policy)):
+    if rule_store.rule(db).mode == "never" or not (policy.undecided or decision_store.gone_back_from(db, policy)):
         return None
     return decision_on(db, policy)
 
@@ -49,7 +49,7 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     if not policy.can_answer or rule_store.rule(db).mode == "never":
         return ""
     if policy.status == "rejected":
-        return registry.rejection(db, policy)
+        return decision_store.rejection(db, policy)
     decision = advised(db, policy)
     if decision is None or decision.says == "promote":
         return ""
@@ -94,15 +94,15 @@ def promote(
     own = clean_reason(why)
     with db.transaction():
         if undoes is not None:
-            registry.to_take_back(db, undoes)
+            decision_store.to_take_back(db, undoes)
         if after is not None:
-            registry.refuse_unseen(db, after)
+            decision_store.refuse_unseen(db, after)
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:
             said = _("{revision} was not promoted. {against} Against that it takes a reason.")
             raise PromotionAgainstRule(said.format(revision=policy.revision, against=against))
-        registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
+        decision_store.promote(db, policy.revision, decided_by, reason(db, policy, own))
     return Promotion(policy.revision, bool(against))
 
 
@@ -111,7 +111,7 @@ def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Polic
     own = clean_reason(why)
     with db.transaction():
         policy = registry.by_revision(db, revision)
-        return registry.reject(db, policy.revision, decided_by, reason(db, policy, own))
+        return decision_store.reject(db, policy.revision, decided_by, reason(db, policy, own))
 
 
 def clean_reason(why: str) -> str:
@@ -134,4 +134,4 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
     decision = advised(db, policy)
     rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
-    return joined(said, rule_said) or registry.NO_REASON
+    return joined(said, rule_said) or decision_store.NO_REASON

@@ -35,8 +35,9 @@ from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models import registry
-from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
+from rlhf.models import decision_store
+from rlhf.models.decision_store import Decision
+from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import choice_label
 from rlhf.tabs.jobs import job_words
 from rlhf.tabs.jobs.job_cards import answer_box
@@ -162,7 +163,7 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
     rows: list[Row] = [
         (
             *(moment(row.created), who(row.decided_by), _(ACTIONS[row.action]), row.revision),
-            *(row.previous or NOTHING, registry.why(row.reason) or NOTHING, undoable.get(row.id, "")),
+            *(row.previous or NOTHING, decision_store.why(row.reason) or NOTHING, undoable.get(row.id, "")),
         )
         for row in decisions
     ]

@@ -55,7 +55,7 @@ from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.loop.controller import LoopState
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
 from rlhf.tabs.iterations import candidate_headline, check_report, gate_form, iteration_card, loop_status
@@ -180,7 +180,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
 
 def decided_against(db: Database, policy: Policy) -> str:
     """The revision that a policy was promoted or rejected against; empty where it was not."""
-    found = registry.decided_against(db, policy)
+    found = decision_store.decided_against(db, policy)
     return "" if found is None else found.revision
 
 
@@ -239,8 +239,8 @@ def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
 
 
 def decisions_part(db: Database) -> Update:
-    undo = {number: check_report.undo_of(row) for number, row in registry.undoable(db).items()}
-    return gr.update(value=check_report.decisions_card(registry.decisions(db), undo))
+    undo = {number: check_report.undo_of(row) for number, row in decision_store.undoable(db).items()}
+    return gr.update(value=check_report.decisions_card(decision_store.decisions(db), undo))
 
 
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
@@ -341,7 +341,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     if seen.get("drawn") != [*named, page]:
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
-    decided = [registry.newest_decision(db), policy.revision, stands.sentence]
+    decided = [decision_store.newest_decision(db), policy.revision, stands.sentence]
     look = seen.get(LOOK)
     if "over" in changed:
         close, look = plot_zoom.updates(LOOK, curves, (), look)

@@ -14,7 +14,7 @@ from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.decisions import asking_people, peoples_decisions
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.submission import job_submission
 
 
@@ -37,9 +37,9 @@ def promote(
 def undo(context: Context, number: int, decided_by: str) -> str:
     """Take the decision of this number back. Raises UserError where something else holds since."""
     with context.db.transaction():
-        row = registry.to_take_back(context.db, number)
+        row = decision_store.to_take_back(context.db, number)
         if row.action == "reject":
-            registry.take_back_rejection(context.db, row.revision, decided_by)
+            decision_store.take_back_rejection(context.db, row.revision, decided_by)
     if row.action == "reject" or row.previous is None:
         policy = registry.by_revision(context.db, row.revision)
         check = asking_people.check_to_ask_about(context.db, policy)

@@ -25,7 +25,7 @@ from rlhf.evaluation.decisions import (
     decision_cache,
 )
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import candidate_headline
 from rlhf.tabs.iterations.candidate_headline import Headline
@@ -66,7 +66,8 @@ def course_of(db: Database) -> list[tuple[str, Estimate]]:
     """How the latest candidates that were decided on did against what served then, as people have compared them."""
 
     def look() -> list[tuple[str, Estimate]]:
-        decided = [(one, registry.decided_against(db, one)) for one in registry.all_policies(db) if not one.undecided]
+        policies = [one for one in registry.all_policies(db) if not one.undecided]
+        decided = [(one, decision_store.decided_against(db, one)) for one in policies]
         rates = [(one.revision, win_rates.by_people(db, one, ground)) for one, ground in decided if ground is not None]
         return [(name, rate) for name, rate in rates if rate is not None]
 

@@ -20,7 +20,7 @@ from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import candidate_headline, check_report
 from rlhf.tabs.jobs import job_cards, job_words
@@ -87,7 +87,7 @@ def decisions(db: Database, policy: Policy) -> str:
     """Who decided what about a policy, or let another take its place, the newest first."""
     rows = [
         row
-        for row in registry.decisions(db, 10_000)
+        for row in decision_store.decisions(db, 10_000)
         if policy.revision == row.revision or (policy.revision == row.previous and row.action in ("promote", "go-back"))
     ]
     head = [_("When (UTC)"), _("Decision"), _("Policy"), _("By"), _("Why")]
@@ -97,7 +97,7 @@ def decisions(db: Database, policy: Policy) -> str:
             _(check_report.ACTIONS[one.action]),
             one.revision,
             who(one.decided_by),
-            registry.why(one.reason),
+            decision_store.why(one.reason),
         )
         for one in rows
     ]

@@ -40,7 +40,7 @@ from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.form_fields import in_labels
@@ -342,7 +342,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         "comparison": compare_runs_form.key_of(db, compared),
         "state": [] if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
-        "decided": [registry.newest_decision(db), registry.serving(db).revision],
+        "decided": [decision_store.newest_decision(db), registry.serving(db).revision],
     }
     redrawn, looks = drawn_anew(db, job, drawn, compared, keys, seen)
     changed |= redrawn

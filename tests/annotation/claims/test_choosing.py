@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.records import Annotator
 from annotation.store import comparison_store, project_store
 from annotation.web import access
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from tests.annotation.claims.people import begin, in_hand, judge_all, make_gold, run_threads, set_project
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
@@ -29,7 +29,7 @@ def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older
     imported = seed_comparisons(db, 12)
     db.write("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
     registry.add(db, revision="it-1", algorithm="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
-    registry.promote(db, "it-1", "test")
+    decision_store.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 12, model_id=2)
     source, served = random.Random(4), []
     while (claim := handing_out.claim_next(db, ann.id, source)) is not None:

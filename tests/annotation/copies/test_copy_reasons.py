@@ -26,7 +26,7 @@ from rlhf.data import held_out_sets
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.judges import judge_store
-from rlhf.models import base_model, registry
+from rlhf.models import base_model, decision_store, registry
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.machine_fixtures import ROOT
 from tests.syntax_trees import tree_of
@@ -94,7 +94,7 @@ DONE_BY_PEOPLE: dict[str, Callable[[Database, Annotator], object]] = {
     "feedback": lambda db, ann: project_store.set_feedback(db, Feedback(mode="ai")),
     "thinking": lambda db, ann: registry.set_thinking(db, "template"),
     "precision": lambda db, ann: registry.set_precision(db, "bf16", "ann"),
-    "rejected": lambda db, ann: registry.reject(db, "tuned", "ann"),
+    "rejected": lambda db, ann: decision_store.reject(db, "tuned", "ann"),
     "overlap": lambda db, ann: project_store.set_project(db, replace(project_store.project(db), overlap=3)),
 }
 

@@ -57,7 +57,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.hub import token_process
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.form_fields import forms
 from rlhf.tabs.iterations import check_report
@@ -180,7 +180,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     assert "without the files of was-turned-down: these count as deleted" in found
     assert not check_report.can_serve(gone)
     with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
-        registry.promote(restored, gone.revision, "kim")
+        decision_store.promote(restored, gone.revision, "kim")
     for form in forms():
         assert gone.revision not in [revision for _, revision in preflight.parents(restored, form)]
         troubles = preconditions.check(restored, replace(form.spec_type(parent=gone.revision), **form.layout.fixed))
@@ -265,8 +265,8 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
 ) -> None:
     for revision in ("before", "serves", "judges", "is-continued", "was-turned-down"):
         add_model(db, data_dir, revision, "rejected")
-    registry.promote(db, "before", "kim")
-    registry.promote(db, "serves", "kim")
+    decision_store.promote(db, "before", "kim")
+    decision_store.promote(db, "serves", "kim")
     add_judge(db, {"model": "judges"})
     snapshot = data_dir / "snapshots" / "frozen.jsonl"
     snapshot.parent.mkdir()
@@ -1056,7 +1056,7 @@ def test_a_copy_of_an_earlier_program_says_what_page_and_code_say_once_it_is_res
     restoration.begin(place, tmp_path / "new")
     with closing(open_database(tmp_path / "new")) as restored:
         assert registry.serving(restored).precision == "bf16"
-        assert [one.action for one in registry.decisions(restored)] == ["go-back"]
+        assert [one.action for one in decision_store.decisions(restored)] == ["go-back"]
         assert restored.value("SELECT purpose FROM claim") == "settle"
 
 

@@ -30,7 +30,7 @@ from annotation.web.settings import Settings
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.pages import language_option
 from rlhf.web_server import guarded_app
@@ -342,7 +342,7 @@ def test_what_a_worker_says_is_read_in_the_language_of_each(db: Database, data_d
         runner, jobs = LaneRunner(data_dir, WEB, perform), [WEB.enqueue(db, Count(), "ann") for _job in range(2)]
         assert [runner.run_next(db) for _job in jobs] == [True, True]
         job_table.log(db, jobs[0], str(error))
-        registry.record_decision(db, policy.id, policy.id, "reject", "ann", str(error))
+        decision_store.record_decision(db, policy.id, policy.id, "reject", "ann", str(error))
         row = safe_copies.add_row(db, "place", "run")[0]
         safe_copies.record_failure(db, row, "failed", str(error))
         safe_copies.leave_notice(db, str(error))
@@ -351,7 +351,7 @@ def test_what_a_worker_says_is_read_in_the_language_of_each(db: Database, data_d
     assert [one.message for one in done] == ["Name", "There is nothing to judge."]
     assert done[0].result == {"found": [["error", "Name"]]}
     assert job_store.log_tail(db, jobs[0])[0].endswith("  There is nothing to judge.")
-    assert registry.decisions(db)[0].reason == "There is nothing to judge."
+    assert decision_store.decisions(db)[0].reason == "There is nothing to judge."
     assert safe_copies.last_failure(db, "place") == safe_copies.start_notice(db) == "There is nothing to judge."
 
 

@@ -31,7 +31,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from annotation.web.middleware import SECURITY_HEADERS, SignIn
 from annotation.web.space import PROXIES
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.tabs.pages import build_pages
 from tests.conftest import (
     BASE_NAME,
@@ -84,7 +84,7 @@ def seed(db: Database) -> None:
     adapter = registry.add(
         db, revision=REVISION, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
     )
-    registry.promote(db, REVISION, "test")
+    decision_store.promote(db, REVISION, "test")
     for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
         access.add_account(db, name, role, PASSWORD)
     seed_comparisons(db, 40, "train", adapter.id)

@@ -24,7 +24,7 @@ from rlhf.algorithms.trainer import RESULT
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading.adapter_loading import adapter_config
 from rlhf.models.loading.base_weights import load_plain
@@ -194,7 +194,7 @@ def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
     adapter = made(taught, QUICK)
     merged = made(taught, MergeSpec(revision=adapter.revision))
     registry.verify(taught.data_dir, merged)
-    assert registry.promote(taught.db, merged.revision, "a test").status == "serving"
+    assert decision_store.promote(taught.db, merged.revision, "a test").status == "serving"
     models = LoadedPolicies(taught.db, taught.data_dir, taught.model)
     text = taught.render([{"role": "user", "content": "Sing."}])
     drawn = draw(models.use(merged), models.tokenizer, [text], [[1, 2]], Sampling(1.0, 0.0, 8))[0]

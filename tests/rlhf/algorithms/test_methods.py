@@ -21,7 +21,7 @@ from rlhf.algorithms.sft import train as sft
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs.job_spec import Precision, TrainingSpec
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading.base_weights import load_for_answering, load_plain, load_quantised
@@ -311,7 +311,7 @@ def test_the_reference_of_an_undecided_candidate_is_kept(judged: Machine) -> Non
     child = finished(judged, replace(QUICK, parent=parent.revision, scope="all", reference="parent"))
     with pytest.raises(UserError, match=f"{child.revision} is compared with {parent.revision}, its reference"):
         job_submission.delete_policy(judged.db, judged.data_dir, parent.revision, "a test")
-    registry.reject(judged.db, child.revision, "a test")
+    decision_store.reject(judged.db, child.revision, "a test")
     assert job_submission.delete_policy(judged.db, judged.data_dir, parent.revision, "a test") > 1000
 
 
@@ -324,4 +324,4 @@ def test_deleted_files_are_gone_and_the_row_says_so(judged: Machine) -> None:
     with pytest.raises(UserError, match="were deleted"):
         judged.submit(replace(QUICK, parent=policy.revision, scope="all"))
     with pytest.raises(UserError, match="were deleted"):
-        registry.promote(judged.db, policy.revision, "a test")
+        decision_store.promote(judged.db, policy.revision, "a test")

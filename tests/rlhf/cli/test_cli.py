@@ -34,7 +34,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import from_json, to_json
 from rlhf.kinds import KINDS
-from rlhf.models import base_model, registry
+from rlhf.models import base_model, decision_store, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.template_process import TemplateRenderer
 from tests.e2e.conftest import running_app
@@ -306,7 +306,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         assert refused.err.rstrip().endswith('Give one with --why "…".')
     assert registry.serving(machine.db).revision == "base"
     assert "dpo-1 serves now, against the rule." in run("promote", "dpo-1", "--why", "It reads better")
-    assert registry.decisions(machine.db)[0].reason.startswith("It reads better. The rule said: ")
+    assert decision_store.decisions(machine.db)[0].reason.startswith("It reads better. The rule said: ")
     listed = run("policies").splitlines()
     assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
     assert "base serves now." in run("promote", "base")

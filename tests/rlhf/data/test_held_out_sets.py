@@ -28,7 +28,7 @@ from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, make_response, seed_prompts
@@ -298,14 +298,14 @@ def test_decisions_are_counted_and_a_worn_set_is_replaced_where_prompts_suffice(
         spec = checked(db, data_dir, made)
         used.append(spec.gate_set)
         assert len(held_out_sets.weighed(db, 1)) == min(number + 1, MOST_WEIGHED)
-        registry.reject(db, made.revision, "ann", "no")
+        decision_store.reject(db, made.revision, "ann", "no")
     assert used == [1] * MOST_WEIGHED + [2], "a comparison that has begun stays with its version"
     first, second = (prompt_store.reserved_prompts(db, version) for version in (1, 2))
     assert len(held_out_sets.without(first, second)) == len(first)
     for number in range(MOST_WEIGHED):
         made = candidate(db, 100 + number)
         assert checked(db, data_dir, made).gate_set == 2, "there are too few for a third"
-        registry.reject(db, made.revision, "ann", "no")
+        decision_store.reject(db, made.revision, "ann", "no")
     said = gate_set_sentence(gate_set_status(db))
     assert f"{MOST_WEIGHED + 1} candidates have been weighed on them" in said
     assert "more held-out prompts, and the next candidate has a new version" in said
@@ -318,8 +318,8 @@ def test_a_candidate_that_the_gate_has_looked_at_counts_once_for_each_set(db: Da
     assert len(held_out_sets.weighed(db, 1)) == 0
     for _ in range(2):
         checked(db, data_dir, made)
-        registry.reject(db, made.revision, "ann", "no")
-        registry.take_back_rejection(db, made.revision, "ann")
+        decision_store.reject(db, made.revision, "ann", "no")
+        decision_store.take_back_rejection(db, made.revision, "ann")
     assert len(held_out_sets.weighed(db, 1)) == 1
     assert candidate_findings.findings(db, made).carried == 0, "others, before it"
     checked(db, data_dir, other)
@@ -334,7 +334,7 @@ def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Pa
     for _ in range(2):
         assert checked(db, data_dir, made).gate_set == 0
     assert len(held_out_sets.compared_before(db, made, base)) == 100
-    registry.reject(db, made.revision, "ann", "no")
+    decision_store.reject(db, made.revision, "ann", "no")
     seed_prompts(db, 20, "held-out")
     assert held_out_sets.reserve(db) is None
     assert "1 candidate has been weighed on them. For a set of its own" in gate_set_sentence(gate_set_status(db))
@@ -434,7 +434,7 @@ def test_a_check_against_another_policy_leaves_the_gates_own_prompts_alone(db: D
     """It decides nothing."""
     seed_prompts(db, 200, "held-out")
     made = candidate(db)
-    registry.reject(db, made.revision, "ann", "no")
+    decision_store.reject(db, made.revision, "ann", "no")
     specs = [checked(db, data_dir, made) for _ in range(2)]
     assert [spec.gate_set for spec in specs] == [0, 0]
     assert prompt_store.reserved_prompts(db) == []
@@ -444,7 +444,7 @@ def test_a_check_against_another_policy_leaves_the_gates_own_prompts_alone(db: D
 def test_a_policy_whose_files_are_deleted_is_not_checked(db: Database, data_dir: Path) -> None:
     seed_prompts(db, 60, "held-out")
     made = candidate(db)
-    registry.mark_deleted(db, made, "ann")
+    decision_store.mark_deleted(db, made, "ann")
     with pytest.raises(UserError, match=f"The files of '{made.revision}' were deleted"):
         job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert held_out_sets.versions(db) == [], "nothing was drawn for it"

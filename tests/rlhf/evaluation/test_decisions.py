@@ -51,7 +51,7 @@ from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import iterations_tab, loop_status
@@ -149,7 +149,7 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     people_say(db, 10, "candidate")
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     assert registry.serving(db).revision == "sft-1"
-    (record,) = registry.decisions(db)
+    (record,) = decision_store.decisions(db)
     assert (record.action, record.decided_by) == ("promote", "the gate")
     assert record.reason.startswith("People find it better: it won 100% on 15 prompts")
     assert candidate_decision.pending(db) is None
@@ -162,7 +162,7 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
     people_say(db, 15, "serving")
     assert gate_acts.act(db, data_dir) is not None
     assert registry.by_revision(db, "sft-1").status == "rejected"
-    assert registry.decisions(db)[0].reason.startswith("People find it worse")
+    assert decision_store.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
     assert ann is not None
     assert handing_out.claim_next(db, ann.id) is None
@@ -205,7 +205,7 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
     second = make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
     people_say(db, 15, "candidate")
-    registry.promote(db, first.revision, "ann")
+    decision_store.promote(db, first.revision, "ann")
     assert candidate_decision.pending(db) is None
     assert candidate_findings.findings(db, second).people == ()
     assert candidate_findings.findings(db, second).kl_per_token is None
@@ -218,7 +218,7 @@ def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: 
     for one in (first, second, first):
         finish_check(db, data_dir, one)
     assert [candidate_findings.findings(db, one).number for one in (first, second)] == [1, 2]
-    registry.promote(db, second.revision, "ann")
+    decision_store.promote(db, second.revision, "ann")
     assert candidate_findings.place_of(db, first) == 3, "before its check against what serves now"
     finish_check(db, data_dir, first)
     made = make_candidate(db, data_dir, "sft-3")
@@ -482,7 +482,7 @@ def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Data
     assert registry.by_revision(db, made.revision).status == "rejected"
 
 
-@pytest.mark.parametrize("decide", [registry.reject, registry.promote])
+@pytest.mark.parametrize("decide", [decision_store.reject, decision_store.promote])
 def test_people_are_asked_nothing_about_what_somebody_decides_while_the_loop_looks(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, decide: Callable[..., Any]
 ) -> None:
@@ -701,7 +701,7 @@ def test_a_judge_that_may_not_decide_rejects_nothing_whose_reward_rose(db: Datab
     assert gate_acts.act(db, data_dir) is None
     rule_store.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
     assert gate_acts.act(db, data_dir) is not None
-    assert registry.decisions(db)[0].reason.startswith("It is past a limit. No reward hacking: no")
+    assert decision_store.decisions(db)[0].reason.startswith("It is past a limit. No reward hacking: no")
 
 
 def judge_says(db: Database, judge: judge_store.Judge, policy: Policy, *, better: bool = True) -> None:
@@ -1012,7 +1012,7 @@ def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir
     assert [candidate_findings.findings(db, one).number for one in (first, second)] == [2, 3]
     registry.set_precision(db, "nf4", "ann")
     assert [candidate_findings.findings(db, one).number for one in (first, second)] == [1, 4]
-    registry.promote(db, first.revision, "ann")
+    decision_store.promote(db, first.revision, "ann")
     registry.set_precision(db, "bf16", "ann")
     promoted = registry.by_revision(db, first.revision)
     assert candidate_findings.findings(db, promoted).number == 2, "by its newest check"
@@ -1099,7 +1099,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     found = loop_status.loop_status(controller.state_of(db))
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
-    (record,) = registry.decisions(db)
+    (record,) = decision_store.decisions(db)
     assert (record.action, record.decided_by) == ("reject", "the gate")
     assert record.reason == "Nothing is left to compare after 8 checks, and that is not enough evidence."
     assert candidate_decision.pending(db) is None
@@ -1126,13 +1126,15 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     first = make_candidate(db, data_dir)
     finish_check(db, data_dir, first)
     people_say(db, 15, "candidate")
-    registry.promote(db, first.revision, "ann")
+    decision_store.promote(db, first.revision, "ann")
     found, decision = candidate_decision.decided(db, registry.by_revision(db, first.revision))
     assert (len(found.people), found.kl_per_token, decision.says) == (15, SOUND["kl_to_anchor"], "promote")
-    registry.promote(db, "base", "ann")
+    decision_store.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
-    assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
-    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "to go back is no such decision"
+    assert decision_store.decided_against(db, retired) == registry.by_revision(db, "base")
+    assert decision_store.decided_against(db, registry.by_revision(db, "base")) is None, (
+        "to go back is no such decision"
+    )
 
 
 # ------------------------------------------------------------------------------------------ what comes to nothing
@@ -1315,7 +1317,7 @@ def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Da
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
     running = job_submission.submit(db, data_dir, CheckSpec(candidate=second.revision), "ann")
-    registry.promote(db, first.revision, "ann")
+    decision_store.promote(db, first.revision, "ann")
     counts = f"The gate counts checks against {first.revision}, which serves now"
     assert said_of(db, second) == (
         f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
@@ -1379,7 +1381,7 @@ def overtaken(db: Database, data_dir: Path) -> Policy:
     """It was measured against what serves no more, and was better than that."""
     other, made = make_candidate(db, data_dir, "sft-9"), undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    registry.promote(db, other.revision, "ann")
+    decision_store.promote(db, other.revision, "ann")
     return made
 
 
@@ -1387,7 +1389,7 @@ def rejected(db: Database, data_dir: Path) -> Policy:
     """It was better, and somebody rejected it all the same."""
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    registry.reject(db, made.revision, "kim", "It swears.")
+    decision_store.reject(db, made.revision, "kim", "It swears.")
     return made
 
 
@@ -1415,10 +1417,10 @@ def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the
     with pytest.raises(UserError, match="at most 1000"):
         peoples_decisions.promote(db, data_dir, made.revision, "ann", "x" * 1001)
     assert registry.serving(db).revision == before
-    assert [row.action for row in registry.decisions(db)].count("promote") == int(before != "base")
+    assert [row.action for row in decision_store.decisions(db)].count("promote") == int(before != "base")
     peoples_decisions.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
     assert registry.serving(db).revision == made.revision
-    record = registry.decisions(db)[0]
+    record = decision_store.decisions(db)[0]
     assert (record.action, record.revision, record.decided_by) == ("promote", made.revision, "ann")
     assert record.created
     assert record.reason.startswith(f"{WHY}\ufffd. ")
@@ -1432,8 +1434,8 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
     peoples_decisions.promote(db, data_dir, made.revision, "ann")
     peoples_decisions.promote(db, data_dir, "base", "ann")
     peoples_decisions.promote(db, data_dir, made.revision, "ann")
-    assert [row.action for row in registry.decisions(db)] == ["go-back", "go-back", "promote"]
-    again, back, _first = (row.reason for row in registry.decisions(db))
+    assert [row.action for row in decision_store.decisions(db)] == ["go-back", "go-back", "promote"]
+    again, back, _first = (row.reason for row in decision_store.decisions(db))
     assert again.startswith("The rule said: promote.")
     assert back == "no reason given"
 
@@ -1498,7 +1500,7 @@ def test_the_loop_never_promotes_against_the_rule(
     assert gate_acts.act(db, data_dir) is None
     assert registry.serving(db).revision == "base"
     assert registry.by_id(db, made.id).status == "candidate"
-    assert registry.decisions(db) == []
+    assert decision_store.decisions(db) == []
 
 
 def test_what_was_promoted_by_a_second_admin_meanwhile_is_not_undone_without_a_reason(
@@ -1733,11 +1735,13 @@ def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: 
         assert [one.name for one in said if "⟦" not in one.name] == []
     assert english == marked
     assert gate_words.sentence(english).startswith("People find it worse")
-    reason = registry.decisions(db)[0].reason
+    reason = decision_store.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason
     with speaking(Language(code="xx", sentences=Brackets())):
-        assert registry.decisions(db)[0].reason.startswith(f"{WHY}. ⟦The rule said: reject.⟧ ⟦People find it worse")
+        assert decision_store.decisions(db)[0].reason.startswith(
+            f"{WHY}. ⟦The rule said: reject.⟧ ⟦People find it worse"
+        )
 
 
 def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database, data_dir: Path) -> None:

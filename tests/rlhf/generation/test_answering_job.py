@@ -33,7 +33,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
 from rlhf.loop.supervisor import Supervisor
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading.base_weights import load_quantised
 from rlhf.web_server import answering_problem
@@ -163,7 +163,7 @@ def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out
 
 def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Machine) -> None:
     policy = add_adapter(stocked, "torn")
-    registry.promote(stocked.db, "torn", "ann")
+    decision_store.promote(stocked.db, "torn", "ann")
     (stocked.data_dir / (policy.path or "") / "adapter_config.json").write_text("{}")
     job = stocked.perform(stocked.submit(ANSWERING))
     assert job.status == "failed"
@@ -377,7 +377,7 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
         pace.until_held()
         claim = handing_out.claim_next(long.db, long.annotator.id)
         assert claim is not None
-        registry.promote(long.db, "next", "ann")
+        decision_store.promote(long.db, "next", "ann")
         pace.go_on()
         wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
         assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
@@ -435,12 +435,12 @@ def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -
 
             add_adapter(stocked, "next")
             assert responses(stocked, "next") == []
-            registry.promote(stocked.db, "next", "ann")
+            decision_store.promote(stocked.db, "next", "ann")
             wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
             wait_until("a stock by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
             by_base = len(responses(stocked, "base"))
 
-            registry.promote(stocked.db, "base", "ann")
+            decision_store.promote(stocked.db, "base", "ann")
             served = [f"answering as {revision}" for revision in ("base", "next", "base")]
             wait_until(
                 "the going back", lambda: [line[10:] for line in job_store.log_tail(stocked.db, job_id)] == served

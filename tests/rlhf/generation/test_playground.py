@@ -30,7 +30,7 @@ from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.loading.base_weights import load_plain, load_quantised
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.registry import Policy, PolicyForm
@@ -166,10 +166,10 @@ def test_what_is_too_long_beside_virtual_tokens_is_answered_without_them(stocked
     with answering_by_hand(stocked) as worker:
         (task,) = worker.tasks("train", 1)
         worker.models.context = stocked.count(task.text) + SAMPLING.max_new_tokens
-        registry.promote(stocked.db, "prompt", "kim")
+        decision_store.promote(stocked.db, "prompt", "kim")
         worker.follow_promotion()
         assert not [one for one in worker.tasks("train", 12) if one.prompt.id == task.prompt.id]
-        registry.promote(stocked.db, "base", "kim")
+        decision_store.promote(stocked.db, "base", "kim")
         worker.follow_promotion()
         assert [one for one in worker.tasks("train", 12) if one.prompt.id == task.prompt.id]
 
@@ -206,7 +206,7 @@ def test_a_batch_that_a_chat_interrupts_goes_on_as_if_nothing_had_been(
     monkeypatch.setattr(answering_job, "GLANCE_SECONDS", 0.0)
     register(stocked, "other", "lora", seed=1)
     if serving != "base":
-        registry.promote(stocked.db, serving, "kim")
+        decision_store.promote(stocked.db, serving, "kim")
     with answering_by_hand(stocked) as worker:
         batch = worker.next_batch(4, 1)
         alone = worker.draw(batch, 2, lambda: False)
@@ -529,7 +529,7 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
 
 
 def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(stocked: Machine, tmp_path: Path) -> None:
-    registry.promote(stocked.db, "lora", "kim")
+    decision_store.promote(stocked.db, "lora", "kim")
     spec = {"kind": "prompt-set", "split": "held-out", "sampling": {"max_new_tokens": 8}}
     done = stocked.command("run", str(write_spec(tmp_path / "spec.json", spec)))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -43,7 +43,7 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.hub import publications, pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
-from rlhf.models import base_model, registry
+from rlhf.models import base_model, decision_store, registry
 from rlhf.models.adapters.stored_adapter import StoredLora
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.memory import machines, model_shapes
@@ -304,7 +304,7 @@ def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
 ) -> None:
     """What served then may be neither the base nor the parent."""
     other, policy = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
-    registry.promote(db, other.revision, "ann")
+    decision_store.promote(db, other.revision, "ann")
     put_adapter(data_dir / str(policy.path))
     sha = directory_sha256(data_dir / str(policy.path))
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
@@ -428,7 +428,7 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
     assert not torch.equal(there, logits(fresh, kitchen.model, registry.by_revision(fresh, "base")))
     registry.verify(fresh.path.parent, policy)
-    assert registry.promote(fresh, policy.revision, "a test").status == "serving"
+    assert decision_store.promote(fresh, policy.revision, "a test").status == "serving"
     assert pull(hub, fresh).id == policy.id, "the same commit is there already"
 
 
@@ -860,7 +860,7 @@ def test_a_file_is_no_longer_than_the_hub_has_said_and_lies_in_no_other_director
     sha = hub.add_repo("model", REPO, {**files, "../../up.safetensors": b"up", "../up.json": b"{}"})
     there = pull(hub, fresh)
     assert not [*fresh.path.parent.parent.rglob("up.*")]
-    registry.mark_deleted(fresh, there, "owner")
+    decision_store.mark_deleted(fresh, there, "owner")
     commit = hub.repos["model", REPO].commits[sha]
     short = {name: replace(entry, size=5) if "safetensors" in name else entry for name, entry in commit.tree.items()}
     hub.repos["model", REPO].commits[sha] = replace(commit, tree=short)

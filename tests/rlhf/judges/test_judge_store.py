@@ -50,7 +50,7 @@ from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdict_store import StoredVerdict
 from rlhf.judges.verdicts import Verdict
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
 from tests.rlhf.evaluation.test_pair_outcomes import duel
@@ -162,7 +162,7 @@ def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Datab
     judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
     for name in ("gone", "far"):
         verdict_store.set_active(db, name, False)
-    registry.mark_deleted(db, registry.by_revision(db, "dpo-1"), "owner")
+    decision_store.mark_deleted(db, registry.by_revision(db, "dpo-1"), "owner")
     with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
         verdict_store.set_active(db, "gone", True)
     verdict_store.set_active(db, "far", True)  # the endpoint's model only has the same name
@@ -732,10 +732,10 @@ def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator
     duel(db, [("new", "old"), ("new one", "old one")])
     held = handing_out.claim_next(db, ann.id)
     assert held is not None
-    registry.reject(db, "dpo-1", "owner", "worse")
+    decision_store.reject(db, "dpo-1", "owner", "worse")
     judging.judge(db, ann.id, held.nonce, act("tie"))
     assert handing_out.claim_next(db, ann.id) is None
-    assert registry.decisions(db)[0].reason == "worse"
+    assert decision_store.decisions(db)[0].reason == "worse"
 
 
 def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:
@@ -885,5 +885,5 @@ def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before
         connection["model"].insert(
             {"id": 3, "revision": "dpo-2", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    registry.promote(db, "dpo-2", "owner")
+    decision_store.promote(db, "dpo-2", "owner")
     assert handing_out.claim_next(db, ann.id) is None

@@ -38,7 +38,7 @@ from rlhf.loop.controller import (
     save_automatic_training,
     state_of,
 )
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.submission import preconditions
 from rlhf.tabs.iterations.loop_status import loop_status
 from tests.annotation.claims.people import in_hand
@@ -466,7 +466,7 @@ def test_a_training_that_was_killed_when_its_model_was_stored_is_to_be_resumed(d
     )
     assert job_table.stop(db, number, "w", "lost", "The worker died.")
     assert [one.id for one in state_of(db).broken] == [number]
-    registry.mark_deleted(db, made, "owner")
+    decision_store.mark_deleted(db, made, "owner")
     assert state_of(db).broken == (), "a person is done with it"
 
 

@@ -29,7 +29,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import PolicyForm
 from rlhf.models.tokenise import load_snapshot
 from rlhf.submission import job_submission, preconditions, preflight
@@ -83,7 +83,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Poli
     )
     job_table.finish(db, job_id, "w", {"revision": revision})
     if promoted:
-        registry.promote(db, revision, "ann")
+        decision_store.promote(db, revision, "ann")
     return revision
 
 
@@ -329,7 +329,7 @@ def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, 
     judge(MIN_PAIRS)
     finish_training(db, submit(db, data_dir, replace(DPOSpec(), check=False), "ann"), promoted=False)
     assert advance(db, data_dir) is None
-    registry.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
+    decision_store.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
     assert advance(db, data_dir) is None
 
 
@@ -455,7 +455,7 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
     judge(10)
     assert advance(db, data_dir) is None
     assert any("began with PiSSA" in sentence for sentence in controller.automatic_problems(db))
-    registry.promote(db, "base", "ann")
+    decision_store.promote(db, "base", "ann")
     assert advance(db, data_dir) is not None
 
 
@@ -474,21 +474,21 @@ def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: P
         finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False) for _ in itertools.repeat(0, 2)
     )
     assert registry.serving(db).revision == "base"
-    registry.promote(db, first, "ann")
-    registry.reject(db, second, "bob")
-    registry.promote(db, "base", "ann")
+    decision_store.promote(db, first, "ann")
+    decision_store.reject(db, second, "bob")
+    decision_store.promote(db, "base", "ann")
     assert registry.serving(db).revision == "base"
-    assert [(row.action, row.revision, row.previous) for row in registry.decisions(db)] == [
+    assert [(row.action, row.revision, row.previous) for row in decision_store.decisions(db)] == [
         ("go-back", "base", first),
         ("reject", second, first),
         ("promote", first, "base"),
     ]
     with pytest.raises(UserError, match="serves already"):
-        registry.promote(db, "base", "ann")
+        decision_store.promote(db, "base", "ann")
     with pytest.raises(UserError, match="not a candidate"):
-        registry.reject(db, first, "ann")
+        decision_store.reject(db, first, "ann")
     # What was turned down can still be promoted.
-    assert registry.promote(db, second, "ann").status == "serving"
+    assert decision_store.promote(db, second, "ann").status == "serving"
 
 
 def test_a_data_directory_keeps_its_base_model(db: Database) -> None:

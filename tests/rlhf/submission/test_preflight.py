@@ -26,7 +26,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.judges import judge_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Made, Policy, PolicyForm
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
@@ -524,8 +524,8 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     first, second = made(judged, DPOSpec(method="lora")), made(judged, SFTSpec(method="full"), form="full")
     judge_model, merged = reward(judged, 0.62), made(judged, MergeSpec(revision=first.revision), form="full")
     gone = made(judged, DPOSpec())
-    registry.mark_deleted(judged, gone, "ann")
-    registry.promote(judged, first.revision, "ann")
+    decision_store.mark_deleted(judged, gone, "ann")
+    decision_store.promote(judged, first.revision, "ann")
     day = "2026-01-02"
     judged.write("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
     serving = f"{first.revision} · LoRA · serving · {day}"

@@ -30,7 +30,7 @@ from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, P
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME, act, seed_comparisons
@@ -60,7 +60,7 @@ def context(db: Database, data_dir: Path) -> Context:
             path=f"adapters/{revision}",
             sha256="0" * 64,
         )
-    registry.mark_deleted(db, registry.by_revision(db, "dpo-2"), "owner")
+    decision_store.mark_deleted(db, registry.by_revision(db, "dpo-2"), "owner")
     return Context(db, data_dir, BASE_NAME, token_held=True)
 
 
@@ -177,7 +177,7 @@ def test_the_model_that_serves_is_chosen_to_be_published_else_the_newest_unless_
     assert opened(None) == "dpo-1", "the base itself has no files here"
     registry.add(context.db, revision="dpo-3", path="adapters/dpo-3", **newer)
     assert opened(None) == "dpo-3"
-    registry.promote(context.db, "dpo-1", "owner")
+    decision_store.promote(context.db, "dpo-1", "owner")
     assert opened("") == "dpo-1"
     assert opened("dpo-3") == "as it was"
 

@@ -28,8 +28,8 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
 from rlhf.loop.controller import THE_LOOP
-from rlhf.models import registry
-from rlhf.models.registry import Decision
+from rlhf.models import decision_store
+from rlhf.models.decision_store import Decision
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.jobs import job_cards
 from tests.rlhf.tabs.jobs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
@@ -303,7 +303,12 @@ def test_what_a_judges_chances_rest_on_stands_in_one_line() -> None:
 
 
 def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_language(tmp_path: Path) -> None:
-    said = {THE_GATE: "das Gate", THE_LOOP: "der Kreislauf", registry.NO_REASON: "ohne Grund", "promote": "übernehmen"}
+    said = {
+        THE_GATE: "das Gate",
+        THE_LOOP: "der Kreislauf",
+        decision_store.NO_REASON: "ohne Grund",
+        "promote": "übernehmen",
+    }
     lines = [f'msgid "{english}"\nmsgstr "{german}"\n' for english, german in said.items()]
     (tmp_path / "de.po").write_text("\n".join(('msgid ""\nmsgstr "Language: de\\n"\n', *lines)), "utf-8")
     gate = Decision(
@@ -313,7 +318,7 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
         revision="dpo-1",
         previous=None,
         decided_by=THE_GATE,
-        reason=registry.NO_REASON,
+        reason=decision_store.NO_REASON,
     )
     people = replace(gate, id=2, decided_by="promote", reason="promote")
     with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):

@@ -31,7 +31,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop import controller
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 from rlhf.tabs.iterations import gate_form, iterations_tab
@@ -211,10 +211,10 @@ def test_who_has_chosen_nothing_is_shown_the_next_candidate(pages: gr.Blocks, co
     second = make_candidate(context).revision
     *parts, seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
     assert parts[SELECTOR]["value"] == first, "somebody looks at a candidate"
-    registry.reject(context.db, first, "the gate", "worse")
+    decision_store.reject(context.db, first, "the gate", "worse")
     *parts, seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
     assert parts[SELECTOR]["value"] == second
-    registry.reject(context.db, second, "the gate", "worse")
+    decision_store.reject(context.db, second, "the gate", "worse")
     *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), second, seen)
     assert parts[SELECTOR]["value"] == second, "what became of it is told until there is another"
 
@@ -284,7 +284,7 @@ def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
     """After a promotion the earlier policy's comparisons wait behind the new one's."""
     seed_comparisons(context.db, 3)
     policy = make_candidate(context)
-    registry.promote(context.db, policy.revision, "owner")
+    decision_store.promote(context.db, policy.revision, "owner")
     seed_comparisons(context.db, 2, model_id=policy.id)
     card = iterations_tab.view(context, None, 0, {})[0]["serving"]["value"]
     assert "2 for training, 0 held-out" in card
@@ -405,8 +405,8 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
         event = gr.EventData(None, {"act": act, "subject": number})
         return str(take_back(owner, event, policy.revision, {}))
 
-    def newest() -> registry.Decision:
-        return registry.decisions(context.db)[0]
+    def newest() -> decision_store.Decision:
+        return decision_store.decisions(context.db)[0]
 
     peoples_decisions.reject(context.db, policy.revision, "owner")
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]["decisions"]["value"]
@@ -444,7 +444,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
 def test_undoing_a_rejection_names_no_button_that_is_not_there(context: Context) -> None:
     policy = make_candidate(context)
     peoples_decisions.reject(context.db, policy.revision, "owner")
-    said = policy_decisions.undo(context, registry.decisions(context.db)[0].id, "owner")
+    said = policy_decisions.undo(context, decision_store.decisions(context.db)[0].id, "owner")
     assert said == f"{policy.revision} is a candidate again.", "nothing of it has been checked"
     assert not iterations_tab.view(context, policy.revision, 0, {})[0]["ask"]["visible"]
 
@@ -477,8 +477,8 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert registry.serving(context.db).revision == policy.revision
     assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Go back to this one"
     promote(owner, "base", "", {})
-    assert [row.action for row in registry.decisions(context.db)] == ["go-back", "promote"]
-    assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
+    assert [row.action for row in decision_store.decisions(context.db)] == ["go-back", "promote"]
+    assert {row.decided_by for row in decision_store.decisions(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="serves already"):
         promote(owner, "base", "", {})
     with pytest.raises(gr.Error, match="not a candidate"):
@@ -486,7 +486,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     second = make_candidate_from_all(context)
     assert "was rejected" in str(reject(owner, second.revision, "Two <b>lies</b>", {}))
     assert registry.by_revision(context.db, second.revision).status == "rejected"
-    rejected, _, promoted = registry.decisions(context.db)
+    rejected, _, promoted = decision_store.decisions(context.db)
     assert rejected.reason.startswith("Two <b>lies</b>. The rule said: ")
     assert promoted.reason.startswith("It reads better. The rule said: ")
     shown = iterations_tab.view(context, None, 0, {})[0]["decisions"]["value"]
@@ -508,7 +508,7 @@ def test_what_a_button_said_goes_with_the_next_decision_and_not_with_a_late_poll
     late = poll(before)
     for seen in (after, late[-3]):
         assert late[said] == poll(seen)[said] == gr.skip()
-    registry.take_back_rejection(context.db, policy.revision, "owner")
+    decision_store.take_back_rejection(context.db, policy.revision, "owner")
     for seen in (after, late[-3]):
         assert poll(seen)[said]["value"].endswith("-->")
 
@@ -527,7 +527,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     assert "Surprise at its answers" in shown["report"]["value"]
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
-    assert registry.decisions(context.db)[0].reason == "no reason given"
+    assert decision_store.decisions(context.db)[0].reason == "no reason given"
     parts = iterations_tab.view(context, "base", 0, {})[0]
     assert parts["gate"]["value"] == ""
     assert not parts["why"]["visible"], "nothing can be decided on what serves"
@@ -560,9 +560,9 @@ def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Contex
     assert not ask(policy.revision), "they are before people already"
     policy_comparisons.withdraw_candidate(context.db, policy.id)
     assert ask(policy.revision)
-    registry.promote(context.db, policy.revision, "owner")
+    decision_store.promote(context.db, policy.revision, "owner")
     assert ask(policy.revision), "what serves, beside the base"
-    registry.promote(context.db, "base", "owner")
+    decision_store.promote(context.db, "base", "owner")
     assert not ask(policy.revision), "it is retired"
 
 
@@ -704,7 +704,7 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
 def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr.Blocks, context: Context) -> None:
     first, second = make_candidate(context), make_candidate_from_all(context)
     check, owner = handler(pages, "check_policy"), gr.Request(username="owner")
-    registry.promote(context.db, first.revision, "owner")
+    decision_store.promote(context.db, first.revision, "owner")
     assert f"is to check {second.revision}" in str(check(owner, second.revision, [], {}))
     check(owner, first.revision, [], {})
     specs = [job.spec for job in job_store.queue(context.db)]
@@ -852,7 +852,7 @@ def test_a_check_stands_out_where_those_before_count_for_nothing(context: Contex
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
     assert "Its check left out some of what the rule asks: check it again." in said
-    registry.promote(context.db, old.revision, "owner")
+    decision_store.promote(context.db, old.revision, "owner")
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
     assert f"The gate counts checks against {old.revision}, which serves now" in said
@@ -979,7 +979,7 @@ def test_of_what_was_decided_no_more_comparisons_are_said_to_be_needed(context: 
         if policy.revision in str(shown_texts(claim)):
             break
     assert needed in gate()
-    registry.reject(context.db, policy.revision, "owner")
+    decision_store.reject(context.db, policy.revision, "owner")
     assert needed not in gate()
-    registry.promote(context.db, policy.revision, "owner")
+    decision_store.promote(context.db, policy.revision, "owner")
     assert needed not in gate()

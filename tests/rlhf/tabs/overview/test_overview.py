@@ -35,7 +35,7 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import iterations_tab, loop_status
 from rlhf.tabs.judges import judges_tab
@@ -490,9 +490,9 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
     check_candidate(context, second)
     assert f"The candidate {second.revision}:" in overview()
     assert f"{named(first.revision)}: Nobody has compared it with base yet." in overview()
-    registry.promote(context.db, second.revision, "owner")
+    decision_store.promote(context.db, second.revision, "owner")
     assert f"The gate counts checks against {second.revision}, which serves now;" in overview()
-    registry.reject(context.db, first.revision, "owner")
+    decision_store.reject(context.db, first.revision, "owner")
     assert "No candidate waits for a decision." in overview()
 
 
@@ -505,7 +505,7 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
         iterations_tab.ask_people(context.db, policy.revision)
         judge(context.db, 40, "left-clearly")
         assert "overview-course" not in overview_tab.overview_of(context.db, OWNER)
-        registry.promote(context.db, policy.revision, "owner")
+        decision_store.promote(context.db, policy.revision, "owner")
         assert ("overview-course" in overview_tab.overview_of(context.db, OWNER)) == (before > 0)
     drawn = overview_tab.overview_of(context.db, OWNER)
     assert "Candidates decided on, oldest first" in drawn
@@ -514,8 +514,8 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
     check_candidate(context, undecided)
     iterations_tab.ask_people(context.db, undecided.revision)
     judge(context.db, 40, "left-clearly")
-    registry.reject(context.db, undecided.revision, "owner")
-    registry.take_back_rejection(context.db, undecided.revision, "owner")
+    decision_store.reject(context.db, undecided.revision, "owner")
+    decision_store.take_back_rejection(context.db, undecided.revision, "owner")
     assert overview_tab.overview_of(context.db, OWNER).count('class="interval"') == 2
 
 
@@ -525,7 +525,7 @@ def test_of_one_candidate_that_was_rejected_the_overview_says_how_it_did(context
     check_candidate(context, policy)
     iterations_tab.ask_people(context.db, policy.revision)
     judge(context.db, 40, "right-clearly")
-    registry.reject(context.db, policy.revision, "owner")
+    decision_store.reject(context.db, policy.revision, "owner")
     assert "Candidates decided on" in overview_tab.overview_of(context.db, OWNER)
 
 

@@ -17,7 +17,7 @@ from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import decision_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
 from rlhf.tabs.playground.playground_tab import FORM
 from tests.conftest import BASE_NAME, dump, seed_prompts
@@ -179,7 +179,7 @@ def test_an_open_page_says_which_policy_serves_once_another_does_and_keeps_what_
 ) -> None:
     """What is asked is what is chosen: it must not be called the one that serves any more."""
     admin.open()
-    registry.promote(context.db, "dpo-1", "kim")
+    decision_store.promote(context.db, "dpo-1", "kim")
     admin.poll()
     for name in ("models", "revision"):
         offered = {revision: words for words, revision in admin.parts[name]["choices"]}

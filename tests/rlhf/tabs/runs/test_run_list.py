@@ -20,7 +20,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.tabs.download_endpoint import DownloadEndpoint
 from rlhf.tabs.downloads import report_address
 from rlhf.tabs.runs import run_list, run_report
@@ -149,9 +149,9 @@ def test_the_report_has_the_decisions_by_which_its_policy_came_to_serve_and_no_l
             path=f"adapters/{number}",
             sha256="x",
         )
-    registry.promote(db, "sft-1", "kim", "better")
-    registry.reject(db, "sft-2", "kim")
-    registry.promote(db, "base", "lee")
+    decision_store.promote(db, "sft-1", "kim", "better")
+    decision_store.reject(db, "sft-2", "kim")
+    decision_store.promote(db, "base", "lee")
     files = data_dir / "adapters" / "1"
     files.mkdir(parents=True)
     (files / "README.md").write_text('12 pairs\n\n    "epochs": 3,')

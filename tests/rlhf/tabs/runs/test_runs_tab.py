@@ -32,7 +32,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs import compare_runs_form, run_list, runs_tab
 from rlhf.tabs.runs.curves import plots_of
@@ -770,12 +770,12 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     assert browser.text("plots"), "its curves stay"
     with pytest.raises(gr.Error, match="left no files"):
         browser.do("ask_deletion")
-    assert [(row.action, row.decided_by) for row in registry.decisions(place.db)] == [("delete", OWNER)]
+    assert [(row.action, row.decided_by) for row in decision_store.decisions(place.db)] == [("delete", OWNER)]
 
 
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:
     serving = make_policy(place)
-    registry.promote(place.db, serving.revision, OWNER)
+    decision_store.promote(place.db, serving.revision, OWNER)
     ground = make_policy(place, replace(QUICK_SFT, method="full"), form="full", precision="bf16")
     grown = make_policy(place, ground_id=ground.id)
     parent = make_policy(place)
@@ -839,7 +839,7 @@ def test_a_run_that_was_killed_when_its_model_was_stored_does_not_begin_anew(bro
 def test_one_that_came_to_serve_after_the_question_is_not_deleted(browser: Browser, place: Context) -> None:
     made = make_policy(place)
     browser.open().look_at(int(made.job_id or 0)).do("ask_deletion")
-    registry.promote(place.db, made.revision, OWNER)
+    decision_store.promote(place.db, made.revision, OWNER)
     with pytest.raises(gr.Error, match="serves now"):
         browser.do("delete_run")
     assert (place.data_dir / str(made.path)).is_dir()

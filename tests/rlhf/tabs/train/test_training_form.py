@@ -32,7 +32,7 @@ from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
-from rlhf.models import registry
+from rlhf.models import decision_store, registry
 from rlhf.models.memory import machines
 from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.tokenise import tokenise_comparisons
@@ -666,7 +666,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         sha256="0",
         precision="bf16",
     )
-    registry.promote(machine.db, made.revision, OWNER)
+    decision_store.promote(machine.db, made.revision, OWNER)
     said = opened(machine, "dpo").call("open_auto_train")[-1]
     assert "At the moment none can start" in said
     assert "The parent sft-1 began with PiSSA" in said
