@@ -42,7 +42,7 @@ from benchmarks.harness import driver
 from benchmarks.harness.acts_pool import PooledPrompt, pool
 from benchmarks.harness.driver import say
 from benchmarks.loop import plain, reason, shorter
-from rlhf.models.base_model import EMBEDDED
+from rlhf.models.base.base_files import EMBEDDED
 from rlhf.models.orders.heads import RIDGE, StateScale, ensemble, fitted, votes
 from rlhf.models.orders.plackett_luce import Rankings
 

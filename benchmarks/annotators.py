@@ -47,7 +47,8 @@ from benchmarks.harness import driver
 from benchmarks.harness.driver import App, BenchmarkError, Page, act_of, say
 from benchmarks.harness.wire import Connection
 from rlhf.jobs import job_store
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_model
 
 # Every so many judgements one is sent twice at once.
 DOUBLE = 20
@@ -417,7 +418,7 @@ def run_round(data_dir: Path, round_: Round, annotators: int) -> Result:
     """Fill a new directory with exactly as many comparisons as are wanted, serve it, judge all, and check."""
     comparisons = -(-round_.judgements // round_.overlap)
     gold = 20 if round_.measuring else 0
-    people = fill(data_dir, annotators, comparisons + gold, base_model.EMBEDDED_NAME, settings_of(round_))
+    people = fill(data_dir, annotators, comparisons + gold, base_files.EMBEDDED_NAME, settings_of(round_))
     wanted = comparisons * round_.overlap
     with App(data_dir, workers=False) as app:
         add_gold(app.database, gold)
@@ -480,7 +481,7 @@ def judge_some(data_dir: Path, person: Annotator) -> None:
 def run_bound(data_dir: Path, annotators: int, judgements: int) -> Result:
     """The same write by the plain endpoint, on the same rows and with the same number of clients."""
     round_ = Round("bound", 1, 0.0, judgements)
-    people = fill(data_dir, annotators, judgements, base_model.EMBEDDED_NAME, settings_of(round_))
+    people = fill(data_dir, annotators, judgements, base_files.EMBEDDED_NAME, settings_of(round_))
     with plain_server(data_dir / FILE_NAME) as (port, server):
         say("measuring: the bound")
         clients = [PlainPerson(Journal(person.id), port, "", person.id) for person in people]
@@ -537,7 +538,7 @@ class PageLoads:
 
 def run_page_loads(data_dir: Path, count: int) -> PageLoads:
     """Load the page as an annotator's browser does, each time as a new tab that is closed again."""
-    people = fill(data_dir, 10, 20, base_model.EMBEDDED_NAME, {})
+    people = fill(data_dir, 10, 20, base_files.EMBEDDED_NAME, {})
     with App(data_dir, workers=False) as app:
         say(f"measuring: {count} page loads")
         port, tokens = int(app.url.rsplit(":", 1)[1]), sessions(app.database, people)
@@ -724,7 +725,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="the rounds again while a policy is trained (default: yes, quick: no)",
     )
-    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_model.EMBEDDED, help="what is trained")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_files.EMBEDDED, help="what is trained")
     options = parser.parse_args(arguments)
     defaults = (500, 1.0, 200) if options.quick else (2000, 4.0, 10_000)
     for name, default in zip(("judgements", "think", "page_loads"), defaults, strict=True):

@@ -45,7 +45,8 @@ from benchmarks.harness.driver import (
 )
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_model
 
 LIMIT_MS = 100.0
 WATCHER = "watcher"
@@ -364,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when no judgement was lost or stored twice."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="short series on short answers, in under two minutes")
-    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_model.EMBEDDED, help="as for app.py")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_files.EMBEDDED, help="as for app.py")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
     options = parser.parse_args(arguments)

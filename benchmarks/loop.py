@@ -57,7 +57,8 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_identity, base_model, base_precision
 from rlhf.models.registry import HeldPrecision
 
 # No comparison for this long means that the answering worker is dead or stuck.
@@ -703,8 +704,8 @@ def set_up(data_dir: Path, options: argparse.Namespace) -> None:
     answers = 2 if options.act == "pair" else ANSWERS
     project_store.set_project(db, replace(project_store.project(db), kind=options.act, answers=answers))
     if options.precision is not None:
-        base_model.register(db, base_model.prepare(data_dir, options.model or base_model.EMBEDDED))
-        base_model.change_precision(db, options.precision, "the benchmark")
+        base_identity.register(db, base_model.prepare(data_dir, options.model or base_files.EMBEDDED))
+        base_precision.change_precision(db, options.precision, "the benchmark")
     db.close()
 
 

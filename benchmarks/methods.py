@@ -39,7 +39,7 @@ from benchmarks.harness import driver
 from benchmarks.harness.driver import BenchmarkError, say
 from benchmarks.harness.laboratory import Laboratory
 from benchmarks.method_parts import frontier, learning, memory, rates, sentiment
-from rlhf.models.base_model import EMBEDDED
+from rlhf.models.base.base_files import EMBEDDED
 
 PARTS = ("rates", "methods", "memory", "frontier", "learning")
 DEFAULT_DATA = driver.DEFAULT_DATA_DIR / "benchmark-methods"

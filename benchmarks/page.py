@@ -33,7 +33,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
-from rlhf.models.base_model import EMBEDDED_NAME
+from rlhf.models.base.base_files import EMBEDDED_NAME
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SECONDS = 40.0

@@ -29,7 +29,8 @@ from benchmarks.harness.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.playground_store import Chat
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files
 from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
 
 LIMIT_MS = 1000.0
@@ -222,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when the first token came within a second at the 95th percentile."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.playground", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--chats", type=int, default=20, help="messages of each series (default: %(default)s)")
-    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_model.EMBEDDED, help="as for app.py")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", default=base_files.EMBEDDED, help="as for app.py")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
     options = parser.parse_args(arguments)

@@ -50,7 +50,7 @@ from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import decision_store, registry
-from rlhf.models.base_model import EMBEDDED
+from rlhf.models.base.base_files import EMBEDDED
 from rlhf.models.tokenise import load_snapshot, of_split
 
 Mode = Literal["people", "ai", "mixed"]

@@ -632,10 +632,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def embedded(data_dir: Path) -> Path:
     """The embedded model, converted where no earlier start has."""
-    from rlhf.models import base_model
+    from rlhf.models.base import base_files, base_model
 
     driver.share_base_model(data_dir)
-    return base_model.prepare(data_dir, base_model.EMBEDDED).path
+    return base_model.prepare(data_dir, base_files.EMBEDDED).path
 
 
 if __name__ == "__main__":

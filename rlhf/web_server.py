@@ -51,8 +51,10 @@ from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
 from rlhf.jobs.job_spec import kinds
 from rlhf.loop.supervisor import Supervisor
-from rlhf.models import base_model, registry
-from rlhf.models.base_model import BaseModel, thinking_sentence
+from rlhf.models import registry
+from rlhf.models.base import base_identity, base_model
+from rlhf.models.base.base_files import BaseModel
+from rlhf.models.base.base_template import thinking_sentence
 from rlhf.tabs.download_endpoint import DownloadEndpoint
 from rlhf.tabs.overview.follow_endpoint import FollowEndpoint
 
@@ -288,7 +290,7 @@ def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     base_model.refuse_another(db, settings.model)
     base = find_model(settings, known or recorded)
     job_store.mark_lost(db)  # a check that a killed program has left would stand in the way of a changed base
-    policy = base_model.register(db, base)
+    policy = base_identity.register(db, base)
     for said in filter(None, (base.remark.strip(), thinking_sentence(settings.data_dir, policy))):
         print(f"{base.name}: {said}", flush=True)
     return policy.base

@@ -195,7 +195,7 @@ class Machine:
     def start(self, parent: str = "base") -> Any:
         """Where a run from this parent starts."""
         from rlhf.algorithms.trainer import Start
-        from rlhf.models.base_model import BaseModel
+        from rlhf.models.base.base_files import BaseModel
         from rlhf.models.loading.loaded_policies import ground_path, verified
 
         policy = registry.by_revision(self.db, parent)

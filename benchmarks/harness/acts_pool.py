@@ -19,7 +19,8 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
 from benchmarks.harness import driver
 from benchmarks.harness.driver import say
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_identity, base_model
 from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.orders.heads import DEPTH
@@ -50,7 +51,7 @@ def pool(directory: Path, model: str, prompts: tuple[int, int], answers: int) ->
         driver.share_base_model(directory)
         base = base_model.prepare(directory, model)
         db = open_database(directory)
-        base_model.register(db, base)
+        base_identity.register(db, base)
         models = LoadedPolicies(db, directory, base.path)
         policy = registry.by_revision(db, "base")
         for start in range(0, len(missing), PROMPTS_TOGETHER):

@@ -30,7 +30,7 @@ SCORED_TOGETHER = 8
 
 def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[str, Any]]]]:
     """The answers asked for, by policy, prompt and sample."""
-    from rlhf.models.base_model import ready
+    from rlhf.models.base.base_model import ready
     from rlhf.models.loading.loaded_policies import LoadedPolicies
 
     db = open_database(data_dir)

@@ -37,7 +37,7 @@ from annotation.database import FILE_NAME, Database
 from annotation.records import Prompt, Response, Sampling, UserError
 from annotation.store import project_store
 from rlhf.jobs.job_store import Job
-from rlhf.models.base_model import EMBEDDED_NAME
+from rlhf.models.base.base_files import EMBEDDED_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA_DIR = Path(os.environ.get("PREFLOOP_DATA", ROOT / "data"))

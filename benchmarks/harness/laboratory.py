@@ -21,7 +21,7 @@ from benchmarks.harness.driver import BenchmarkError, say
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models import base_model
+from rlhf.models.base import base_files, base_identity, base_model
 from rlhf.submission import job_submission
 from rlhf.workers.worker_process import worker_command
 
@@ -45,11 +45,11 @@ class Laboratory:
         self.worked = 0.0
         """Seconds that this start has spent on the parts in `spent_on`."""
         self.spent_on: list[str] = []
-        if model == base_model.EMBEDDED:
+        if model == base_files.EMBEDDED:
             driver.share_base_model(self.directory)
         self.db = open_database(self.directory)
         self.base = base_model.prepare(self.directory, model)
-        base_model.register(self.db, self.base)
+        base_identity.register(self.db, self.base)
 
     # ---- jobs
     def run(self, name: str, spec: JobSpec) -> Job:

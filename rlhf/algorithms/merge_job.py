@@ -22,7 +22,7 @@ from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.trainer import store_made, stored_result
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.loading.adapter_loading import hung_on
 from rlhf.models.loading.base_weights import load_whole
 from rlhf.models.loading.loaded_policies import ground_path, verified

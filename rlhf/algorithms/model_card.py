@@ -25,7 +25,8 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.adapters.stored_adapter import read_adapter, write_settings
-from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told, end_of_answers
+from rlhf.models.base.base_files import EMBEDDED_NAME, EMBEDDED_PACKAGE
+from rlhf.models.base.base_template import can_be_told, end_of_answers
 from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.model_files import WHOLE
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm

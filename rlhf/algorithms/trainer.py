@@ -47,7 +47,8 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import BaseModel, ready
+from rlhf.models.base.base_files import BaseModel
+from rlhf.models.base.base_model import ready
 from rlhf.models.hidden_states import inner_model, virtual_tokens
 from rlhf.models.loading.base_weights import held_precision
 from rlhf.models.loading.loaded_policies import context_in, fed, ground_path, verified

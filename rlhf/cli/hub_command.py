@@ -11,7 +11,7 @@ from annotation.exports.formats import ExportRequest
 from annotation.records import UserError
 from rlhf.cli.opening import Commands, database_of
 from rlhf.hub import pull_model, push_dataset, push_model
-from rlhf.models import base_model
+from rlhf.models.base import base_identity, base_template
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
 LICENCE_HELP = "as the Hub names it, say apache-2.0 (default: what the card there says, or none, which the card says)"
@@ -63,8 +63,8 @@ def run_pull(options: argparse.Namespace) -> None:
 def run_pull_base(options: argparse.Namespace) -> None:
     """Take a base model; a database is begun once it is there. Raises UserError."""
     base = pull_model.pull_base(hub_client.connect(hub_client.token_here()), options.data, options.address)
-    policy = base_model.register(open_database(options.data), base)
-    said = f"The base model is there.{base.remark} {base_model.thinking_sentence(options.data, policy)}".rstrip()
+    policy = base_identity.register(open_database(options.data), base)
+    said = f"The base model is there.{base.remark} {base_template.thinking_sentence(options.data, policy)}".rstrip()
     print(f"{said} Start with --model {base.name} --data {options.data}")
 
 

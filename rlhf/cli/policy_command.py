@@ -12,13 +12,14 @@ from annotation.ui.invisible import visible
 from rlhf.cli.opening import Commands, database_of
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.decisions import candidate_decision, check_status, peoples_decisions
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_identity, base_model, base_precision, base_template
 
 
 def add_parsers(commands: Commands) -> None:
     prepare = commands.add_parser("prepare", help="set up a base model in the data directory, as the first start does")
     prepare.set_defaults(act=run_prepare)
-    prepare.add_argument("--model", default=base_model.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
+    prepare.add_argument("--model", default=base_files.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
     prepare.add_argument(
         "--anew",
         action="store_true",
@@ -57,20 +58,20 @@ def prepare(data_dir: Path, model: str, anew: bool = False) -> None:
     if has_database(data_dir):
         base_model.refuse_another(open_database(data_dir), model)
     base = base_model.prepare(data_dir, model, anew=anew)
-    before = base_model.pinned(data_dir, base.name)
-    policy = base_model.register(open_database(data_dir), base)
-    thinking = base_model.thinking_sentence(data_dir, policy)
+    before = base_files.pinned(data_dir, base.name)
+    policy = base_identity.register(open_database(data_dir), base)
+    thinking = base_template.thinking_sentence(data_dir, policy)
     said = f"The base model {base.name} is ready in {base.path}, held in {policy.precision}.{base.remark} {thinking}"
     print(said.rstrip())
-    if before not in (base.name, base_model.pinned(data_dir, base.name)):
-        print(f"It is on another commit than before. {base_model.OTHERWISE}")
+    if before not in (base.name, base_files.pinned(data_dir, base.name)):
+        print(f"It is on another commit than before. {base_identity.OTHERWISE}")
 
 
 def run_precision(options: argparse.Namespace) -> None:
     """Print in which precision the base is held; with another one, hold it in that first. Raises UserError."""
     db = database_of(options)
     if options.precision is not None:
-        base_model.change_precision(db, options.precision, "the command line")
+        base_precision.change_precision(db, options.precision, "the command line")
     base = registry.by_revision(db, "base")
     print(f"{base.base} is held in {base.precision}.")
 
@@ -78,9 +79,9 @@ def run_precision(options: argparse.Namespace) -> None:
 def run_thinking(options: argparse.Namespace) -> None:
     """Print whether the base may think; with a wish, have it so first. Raises UserError."""
     db = database_of(options)
-    told = base_model.can_be_told(options.data, registry.by_revision(db, "base").base)
+    told = base_template.can_be_told(options.data, registry.by_revision(db, "base").base)
     withdrawn = registry.set_thinking(db, options.wish) if told and options.wish is not None else 0
-    said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
+    said = base_template.thinking_sentence(options.data, registry.by_revision(db, "base"))
     said = said or "Its chat template can't be told whether to think."
     print(said + registry.withdrawn_sentence(withdrawn))
 

@@ -24,7 +24,7 @@ from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_agreement import PairAgreement, agreement_alone
 from rlhf.models import registry
-from rlhf.models.base_model import on_this_machine
+from rlhf.models.base.base_files import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
 from rlhf.models.template_process import TemplateRefused, conversation, ended

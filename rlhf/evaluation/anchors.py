@@ -14,7 +14,7 @@ from annotation.translation import _
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import bytes_in
+from rlhf.models.base.base_precision import bytes_in
 from rlhf.models.hidden_states import free_on
 from rlhf.models.registry import Policy
 

@@ -57,7 +57,7 @@ from rlhf.jobs.run import Run
 from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.hidden_states import Completions, completions, head_of, passes_of
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps

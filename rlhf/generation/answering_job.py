@@ -25,7 +25,7 @@ from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.jobs import job_store
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.chat_template import tokenizing
 from rlhf.models.loading.loaded_policies import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy

@@ -13,7 +13,7 @@ from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.generation.prompt_sets import PromptSetResult
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.sampling.drawing import draw_in_turn
 

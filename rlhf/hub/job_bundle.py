@@ -25,7 +25,8 @@ from rlhf.hub.push_model import WHOLE, Files
 from rlhf.jobs.artifacts import file_sha256, verify_directory
 from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_model
 from rlhf.models.registry import Policy
 from rlhf.models.self_test_results import SelfTestResult, keep_result, kept_result
 
@@ -70,7 +71,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         raise UserError(_("Only trainings can be sent to rented hardware."))
     models = needed(db, spec)
     base = models[0]
-    files = code_files(job) | base_files(base)
+    files = code_files(job) | files_of_base(base)
     for policy in models[1:]:
         files |= policy_files(data_dir, policy)
     snapshot = db.row("SELECT * FROM snapshot WHERE sha256 = ?", (spec.snapshot,))
@@ -78,13 +79,13 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         said = _("The frozen data {snapshot} of job {id} is not known here. Start a new job.")
         raise UserError(said.format(snapshot=spec.snapshot[:12], id=job.id))
     files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
-    directory = base_model.on_this_machine(data_dir, base.base)
+    directory = base_files.on_this_machine(data_dir, base.base)
     tried = None if directory is None else kept_result(data_dir, directory)
     manifest = JobManifest(
         job=job.id,
         spec=json.loads(to_json(replace(spec, model="base"))),
         base=Path(base.base).name if own_base(base) else base.base,
-        base_commit=setting_store.setting(db, base_model.BASE_COMMIT, {}),
+        base_commit=setting_store.setting(db, base_files.BASE_COMMIT, {}),
         models=[  # as they are there: nothing is known of jobs and of other models
             {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
             for policy in models
@@ -118,7 +119,7 @@ def code_files(job: Job) -> Files:
     return {**files, f"{CODE}/requirements.txt": space_upload.requirements(wanted, text).encode()}
 
 
-def base_files(base: Policy) -> Files:
+def files_of_base(base: Policy) -> Files:
     """The files of a base model that is only in a directory here. Raises UserError where it is gone."""
     if not own_base(base):
         return {}
@@ -165,7 +166,7 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
     db = open_database(data_dir)
-    setting_store.set_setting(db, base_model.BASE_COMMIT, manifest.base_commit)
+    setting_store.set_setting(db, base_files.BASE_COMMIT, manifest.base_commit)
     prepared = base_model.prepare(data_dir, base, known=True)
     if manifest.self_test is not None:
         keep_result(data_dir, prepared.path, SelfTestResult(**manifest.self_test))

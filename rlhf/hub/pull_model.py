@@ -23,11 +23,13 @@ from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
-from rlhf.models import base_model, chat_template, model_files, registry
+from rlhf.models import chat_template, model_files, registry
 from rlhf.models.adapters import adapter_tensors
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS, KINDS_OF_VALUES, WRAPPED, TensorShapes
 from rlhf.models.adapters.stored_adapter import SCORES, StoredLora, StoredPrompt, read_adapter, write_settings
-from rlhf.models.base_model import BaseModel, base_sha256
+from rlhf.models.base import base_files, base_model, base_precision
+from rlhf.models.base.base_files import BaseModel
+from rlhf.models.base.base_identity import base_sha256
 from rlhf.models.chat_template import ANSWER, ASKED, LARGEST_TOKENIZER, TOKENIZER_FILE
 from rlhf.models.memory import machines
 from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, LARGEST_FILE, OUTPUTS
@@ -127,7 +129,7 @@ def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) ->
             "runs when they are loaded. Ask its owner to convert it."
         )
         raise UserError(said.format(source=found.source))
-    base_model.refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    base_files.refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
     refuse_large_texts(found, names)
     return names
 
@@ -318,7 +320,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
 
 def check_whole(directory: Path, path: Path | None, base: str) -> None:
     """Raises UserError where whole weights are not whole, or not of the kind of the base, which lies at `path`."""
-    how = base_model.quantisation(directory)
+    how = base_precision.quantisation(directory)
     if how:
         said = _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
         raise UserError(said.format(how=_(how)))
@@ -384,13 +386,13 @@ def written(directory: Path) -> str:
 
 def base_path(db: Database, data_dir: Path) -> Path | None:
     """Where the base's files are, if they are on this machine."""
-    return base_model.on_this_machine(data_dir, registry.by_revision(db, "base").base)
+    return base_files.on_this_machine(data_dir, registry.by_revision(db, "base").base)
 
 
 def check_precision(db: Database, data_dir: Path, precision: HeldPrecision, found: HubRevision) -> None:
     """Raises UserError where the base can't be held here in the precision that an adapter is to lie on."""
     path = base_path(db, data_dir)
-    problem = "" if path is None else base_model.precision_problem(path, precision, machines.this_machine())
+    problem = "" if path is None else base_precision.precision_problem(path, precision, machines.this_machine())
     if problem:
         would = _("{source} would lie on the base in {precision}.").format(source=found.source, precision=precision)
         raise UserError(joined(would, problem, _("Or say in which precision the adapter was trained.")))
@@ -434,7 +436,7 @@ def check_shapes(under: Path, adapter: StoredLora | StoredPrompt, tensors: Tenso
     for file in under.glob("*.safetensors"):
         known |= adapter_tensors.tensor_shapes(file)
     described = model_files.of_text(model_files.read_object(under / CONFIG))
-    layers = Layers(known, bool(base_model.quantisation(under)), described)
+    layers = Layers(known, bool(base_precision.quantisation(under)), described)
     for name, shape in tensors.items():
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)

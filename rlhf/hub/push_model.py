@@ -33,7 +33,8 @@ from rlhf.jobs.artifacts import verify_directory
 from rlhf.models import registry
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
 from rlhf.models.adapters.stored_adapter import read_adapter, settings_file
-from rlhf.models.base_model import EMBEDDED_NAME, base_sha256
+from rlhf.models.base.base_files import EMBEDDED_NAME
+from rlhf.models.base.base_identity import base_sha256
 from rlhf.models.model_files import ADAPTER_CONFIG
 from rlhf.models.registry import Policy
 

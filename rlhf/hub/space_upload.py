@@ -21,7 +21,8 @@ from annotation.hub_client import Hub, TokenInfo, commit
 from annotation.records import UserError
 from annotation.translation import _, joined
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
-from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME, memory_needed
+from rlhf.models.base.base_files import EMBEDDED, EMBEDDED_NAME
+from rlhf.models.base.base_model import memory_needed
 from rlhf.models.chat_template import TOKENIZERS, has_template
 
 ROOT: Final = Path(__file__).resolve().parents[2]

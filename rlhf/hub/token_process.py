@@ -35,7 +35,7 @@ from annotation.ui.terminal import log_visibly, outlast_readers
 from annotation.web.space import Space
 from rlhf.hub import hub_requests, rental_client
 from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment, module
-from rlhf.models import base_model
+from rlhf.models.base import base_files, base_model
 
 POLL_SECONDS = 1.0
 # A program that is being replaced ends within minutes.
@@ -185,7 +185,7 @@ def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
     try:
         base_model.present(data_dir, model, room=False)
     except UserError:
-        base_model.locate(data_dir, model)  # downloads a model that only this token may read
+        base_files.locate(data_dir, model)  # downloads a model that only this token may read
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow", action="store_true", help="end with a status of its own where others were quicker")
     parser.add_argument("--last", action="store_true", help="make one copy and end")
     parser.add_argument("--import", dest="bring", type=json.loads, help="arguments of an import, as a list in JSON")
-    parser.add_argument("--model", default=base_model.EMBEDDED, help="the base model to fetch")
+    parser.add_argument("--model", default=base_files.EMBEDDED, help="the base model to fetch")
     options = parser.parse_args(arguments)
     keep_private()
     hide_environment()

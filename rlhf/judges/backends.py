@@ -37,7 +37,7 @@ from rlhf.judges.verdicts import (
     shortened,
 )
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.hidden_states import completions, head_of, inner_model
 from rlhf.models.loading.adapter_loading import put_weights
 from rlhf.models.loading.base_weights import load_for_answering

@@ -8,8 +8,8 @@ from pathlib import Path
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.judges.judge_settings import DirectorySettings
-from rlhf.models import base_model
-from rlhf.models.base_model import BaseModel
+from rlhf.models.base import base_model, base_precision
+from rlhf.models.base.base_files import BaseModel
 from rlhf.models.chat_template import TOKENIZER_FILE, ChatTokenizer
 from rlhf.models.memory import machines
 
@@ -30,7 +30,7 @@ def settings_of_directory(data_dir: Path, directory: str) -> DirectorySettings:
     prepare_directory(data_dir, str(path))
     if (path / TOKENIZER_FILE).is_file():
         letter_tokens(ChatTokenizer(path).get_vocab())
-    return DirectorySettings(str(path), base_model.precision_by_need(path, machines.this_machine()))
+    return DirectorySettings(str(path), base_precision.precision_by_need(path, machines.this_machine()))
 
 
 def prepare_directory(data_dir: Path, directory: str) -> BaseModel:

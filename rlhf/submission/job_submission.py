@@ -19,7 +19,7 @@ from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec
 from rlhf.jobs.rental_store import Terms
 from rlhf.models import decision_store, registry
-from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.models.base.base_files import EMBEDDED, EMBEDDED_NAME
 from rlhf.submission import preconditions
 
 

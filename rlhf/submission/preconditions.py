@@ -16,9 +16,10 @@ from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
 from rlhf.judges import judge_store
-from rlhf.models import base_model, registry
+from rlhf.models import registry
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
 from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
+from rlhf.models.base import base_files, base_precision
 from rlhf.models.memory import model_shapes, parameter_counts
 from rlhf.models.model_files import OUTPUTS, has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
@@ -64,13 +65,13 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> Iterator
     directory = ground_directory(db, parent)
     if directory is None:
         return
-    yield from quantised_problem(spec, base_model.quantisation(directory))
+    yield from quantised_problem(spec, base_precision.quantisation(directory))
     if spec.makes == "reward-model" and not has_scores(directory):
         yield _(
             "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
             "it: train policies by an algorithm that needs none."
         )
-    directory_of_base = base_model.on_this_machine(db.path.parent, parent.base)
+    directory_of_base = base_files.on_this_machine(db.path.parent, parent.base)
     tried = None if directory_of_base is None else kept_result(db.path.parent, directory_of_base)
     if tried is not None and (problem := tried.problem(spec.method)):
         yield problem
@@ -133,7 +134,7 @@ def quantised_problem(spec: TrainingSpec, how: str) -> Iterator[str]:
             "The weights that it starts from are quantised already ({how}), and only those in 16 or 32 bits can be "
             "trained: train an adapter (lora or prompt)."
         ).format(how=_(how))
-    if spec.method == "qlora" and how != base_model.FOUR_BITS:
+    if spec.method == "qlora" and how != base_precision.FOUR_BITS:
         yield _(
             "The weights that it starts from are quantised already ({how}), and can't be held in 4 bits: use the "
             "method lora, which takes them as they are."
@@ -143,7 +144,7 @@ def quantised_problem(spec: TrainingSpec, how: str) -> Iterator[str]:
             "The weights that it starts from are quantised already ({how}), and PiSSA takes directions out of "
             "them: use the default init."
         ).format(how=_(how))
-    if spec.dora and how != base_model.FOUR_BITS:
+    if spec.dora and how != base_precision.FOUR_BITS:
         yield _(
             "The weights that it starts from are quantised already ({how}), and DoRA needs them in 4, 16 or 32 "
             "bits: train without it."
@@ -157,7 +158,7 @@ def ground_directory(db: Database, policy: Policy) -> Path | None:
     if ground.form == "full":
         directory = data_dir / str(ground.path)
         return directory if (directory / "config.json").is_file() else None
-    return base_model.on_this_machine(data_dir, policy.base)
+    return base_files.on_this_machine(data_dir, policy.base)
 
 
 def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
@@ -425,7 +426,7 @@ def merge_problem(db: Database, policy: Policy) -> str:
     if policy.deleted:
         return registry.gone(policy)
     ground = ground_directory(db, policy)
-    how = base_model.quantisation(ground) if ground is not None else ""
+    how = base_precision.quantisation(ground) if ground is not None else ""
     if how:
         return _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
             revision=policy.revision, how=_(how)

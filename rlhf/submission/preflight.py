@@ -21,7 +21,8 @@ from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import Training, TrainingSpec
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_files
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.memory import fitting, machines, model_shapes, parameter_counts
 from rlhf.models.memory.fitting import Fit
@@ -188,7 +189,7 @@ class Preflight:
 
     def base_directory(self) -> Path:
         """Where the base model is; a name on the Hub is looked up once."""
-        found: Path = self._keep("base", float("inf"), lambda: base_model.directory_of(self.data_dir, self.model))
+        found: Path = self._keep("base", float("inf"), lambda: base_files.directory_of(self.data_dir, self.model))
         return found
 
     def machine(self) -> Machine:

@@ -15,7 +15,8 @@ from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_precision, base_template
 from rlhf.models.registry import PRECISION_WORDS
 
 EXPLANATION = N_(
@@ -51,7 +52,7 @@ def build_precision(demo: gr.Blocks, context: Context) -> None:
     @admin
     def save_precision(annotator: Annotator, precision: Any) -> list[Any]:
         """Hold the base so from now on. Raises UserError where it can't be."""
-        base_model.change_precision(db, str(precision), annotator.name)
+        base_precision.change_precision(db, str(precision), annotator.name)
         return shown(db)
 
     opening_of(demo)(open_precision, None, [standing, choice], api_name="precision-open", **QUIET)
@@ -75,7 +76,7 @@ def build_thinking(demo: gr.Blocks, context: Context) -> None:
     def open_thinking() -> list[Any]:
         """What holds; nothing of it where the base's template can't be told."""
         base = registry.by_revision(db, "base")
-        told = base_model.can_be_told(context.data_dir, base.base)
+        told = base_template.can_be_told(context.data_dir, base.base)
         return [gr.update(visible=told), gr.update(value=base.thinking or "template"), ""]
 
     @admin

@@ -35,7 +35,8 @@ from rlhf.cli.policy_command import prepare
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop.supervisor import Supervisor
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_model
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, wait_until

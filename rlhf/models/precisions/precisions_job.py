@@ -18,7 +18,7 @@ from torch import Tensor
 from annotation.translation import _
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading.base_weights import load_for_answering
 from rlhf.models.loading.loaded_policies import ground_path

@@ -26,7 +26,7 @@ from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models import base_model
+from rlhf.models.base import base_model, base_precision
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
 from rlhf.models.loading.adapter_loading import adapter_config, hung_on
 from rlhf.models.loading.base_weights import leave_nothing_to_chance, load_whole, placement
@@ -62,7 +62,7 @@ Ids = Sequence[int]
 def try_model(directory: Path) -> SelfTestResult:
     """What is true of the model in this directory. Raises UserError saying why it, or its tokenizer, can't be used."""
     load_tokenizer(directory)
-    how = base_model.quantisation(directory)
+    how = base_precision.quantisation(directory)
     model = load_for_trial(directory) if not how else load_quantised_for_trial(directory, how)
     kind = model.config.model_type
     if kind not in kinds_in(CAUSAL):
@@ -87,7 +87,7 @@ def load_quantised_for_trial(directory: Path, how: str) -> Any:
 
     Raises UserError where it lacks weights, NotHere where a method other than 4 bits lacks a package or a device here.
     """
-    if how == base_model.FOUR_BITS:
+    if how == base_precision.FOUR_BITS:
         return load_whole(directory, dtype="auto")
     try:
         model = load_whole(directory, dtype="auto", device_map=placement())

@@ -31,7 +31,7 @@ from rlhf.judges.judge_history import PromptComparison
 from rlhf.judges.judge_settings import DirectorySettings
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.rubrics import Rubric
-from rlhf.models import base_model
+from rlhf.models.base import base_files
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenise import render
 
@@ -125,7 +125,7 @@ def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
         case DirectorySettings(directory):
             path = Path(directory)
         case _:
-            path = base_model.directory_of(context.data_dir, context.model)
+            path = base_files.directory_of(context.data_dir, context.model)
     return chat_tokenizer(path, no_thinking=True)
 
 

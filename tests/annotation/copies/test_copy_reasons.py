@@ -26,7 +26,8 @@ from rlhf.data import held_out_sets
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.judges import judge_store
-from rlhf.models import base_model, decision_store, registry
+from rlhf.models import decision_store, registry
+from rlhf.models.base import base_identity
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.machine_fixtures import ROOT
 from tests.syntax_trees import tree_of
@@ -142,8 +143,10 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
     "run taken up": take_job,
     "held-out prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.SETTING, [1]),
     "gate's prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
-    "a base's hash": lambda db, ann: setting_store.set_setting(db, base_model.HASHED, {"model.safetensors": "0"}),
-    "a base's template": lambda db, ann: setting_store.set_setting(db, base_model.BASE_CONTENT, {"base": ["0", "0"]}),
+    "a base's hash": lambda db, ann: setting_store.set_setting(db, base_identity.HASHED, {"model.safetensors": "0"}),
+    "a base's template": lambda db, ann: setting_store.set_setting(
+        db, base_identity.BASE_CONTENT, {"base": ["0", "0"]}
+    ),
     "a judge's calls": lambda db, ann: judge_store.count_calls(db, judge_store.judges(db)[0], 5),
 }
 

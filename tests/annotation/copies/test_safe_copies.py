@@ -28,7 +28,7 @@ from annotation.exports.formats import ExportRequest
 from annotation.hub_client import connect
 from annotation.records import UserError
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
-from rlhf.models import base_model
+from rlhf.models.base import base_files
 from tests.machine_fixtures import ROOT
 
 SCHEDULE = Schedule(every=300, after=10, apart=60)
@@ -236,7 +236,7 @@ def test_imports_and_exports_get_no_secret_and_workers_the_judges_keys_alone(mon
     root = Path(__file__).parents[3]
     for module, environment in (
         ("rlhf/workers/worker_process.py", "worker_environment()"),
-        ("rlhf/models/base_model.py", "child_environment()"),
+        ("rlhf/models/base/base_files.py", "child_environment()"),
         ("rlhf/hub/token_process.py", "without_judge_keys(os.environ)"),
         ("annotation/ui/markdown_process.py", "child_environment()"),
         ("annotation/imports/import_process.py", "child_environment()"),
@@ -255,7 +255,7 @@ def test_what_counts_an_export_or_installs_the_model_gets_no_secret(
     counted = export_files.count(tmp_path, ExportRequest())
     run = Mock(return_value=Mock(returncode=0))
     monkeypatch.setattr(subprocess, "run", run)
-    base_model.install_embedded()
+    base_files.install_embedded()
     for environment in (counted, run.call_args.kwargs["env"]):
         assert "PATH" in environment
         assert not {"OAUTH_CLIENT_SECRET", "PREFLOOP_JUDGE_KEY"} & environment.keys()

@@ -22,7 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import decision_store, registry
-from rlhf.models.base_model import ready
+from rlhf.models.base.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading.base_weights import load_for_answering, load_plain, load_quantised
 from rlhf.models.loading.loaded_policies import LoadedPolicies

@@ -34,8 +34,9 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import from_json, to_json
 from rlhf.kinds import KINDS
-from rlhf.models import base_model, decision_store, registry
-from rlhf.models.base_model import BaseModel
+from rlhf.models import decision_store, registry
+from rlhf.models.base import base_model
+from rlhf.models.base.base_files import BaseModel
 from rlhf.models.template_process import TemplateRenderer
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import (

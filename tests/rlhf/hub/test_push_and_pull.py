@@ -43,8 +43,9 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.hub import publications, pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
-from rlhf.models import base_model, decision_store, registry
+from rlhf.models import decision_store, registry
 from rlhf.models.adapters.stored_adapter import StoredLora
+from rlhf.models.base import base_files, base_identity
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.memory import machines, model_shapes
 from rlhf.models.registry import Policy
@@ -597,14 +598,14 @@ def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_t
     sums = {name: sha256(text.encode()).hexdigest() for name, text in told.items()}
     db = open_database(tmp_path / "data")
     registry.ensure_base(db, str(model))
-    assert base_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
+    assert base_identity.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
     found = pull_model.HubRevision("ann/adapter", "0" * 40, {}, {})
     for name in ("earlier", "now"):
         pull_model.check_base(db, tmp_path / "data", sums[name], found)
     with pytest.raises(UserError, match="another sha256"):
         pull_model.check_base(db, tmp_path / "data", sums["another"], found)
-    monkeypatch.setattr(base_model, "file_sha256", Mock(side_effect=AssertionError("that is known")))
-    assert base_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
+    monkeypatch.setattr(base_identity, "file_sha256", Mock(side_effect=AssertionError("that is known")))
+    assert base_identity.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
     db.close()
 
 
@@ -945,7 +946,7 @@ def test_who_pulls_the_same_at_the_same_time_is_told_and_its_files_stay_as_they_
 
 def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1000000000\.0 GB are to be fetched and .* GB are free"):
-        base_model.refuse_too_large(tmp_path, 10**18)
+        base_files.refuse_too_large(tmp_path, 10**18)
 
 
 def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(

@@ -242,8 +242,8 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
     data_dir: Path, hub: HubServer, tmp_path: Path
 ) -> None:
     hub.add_repo("model", "ann/tiny", {"config.json": b"{}", "model.safetensors": b"weights"}, private=True)
-    code = "from pathlib import Path; from rlhf.models import base_model"
-    code += "; print(base_model.locate(Path(), 'ann/tiny').path)"
+    code = "from pathlib import Path; from rlhf.models.base import base_files"
+    code += "; print(base_files.locate(Path(), 'ann/tiny').path)"
     looking = tmp_path / "look.py"
     looking.write_text(code, "utf-8")
     without = {**os.environ, **hub.environment(None), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "PYTHONPATH": str(ROOT)}

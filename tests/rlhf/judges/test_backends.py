@@ -27,7 +27,8 @@ from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, Loca
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdict_store import Comparison
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_model, base_precision
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading.loaded_policies import LoadedPolicies
@@ -266,7 +267,7 @@ def test_a_local_directory_is_a_judge_of_its_own_in_the_precision_of_its_making(
     machine: Machine, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By need; one that an earlier version made goes on in 4 bits, as its verdicts were given."""
-    monkeypatch.setattr(base_model, "NF4_SAVES", 0.3)  # embeddings are much of so small a model
+    monkeypatch.setattr(base_precision, "NF4_SAVES", 0.3)  # embeddings are much of so small a model
     for total, precision in ((1e12, "bf16"), (1, "nf4")):
         asked = machines.Machine("a machine", int(total), int(total), bf16=True)
         monkeypatch.setattr(machines, "this_machine", lambda asked=asked: asked)

@@ -18,8 +18,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, PromptRow
 from annotation.records import Message, UserError
-from rlhf.models import base_model, chat_template
-from rlhf.models.base_model import takes_system
+from rlhf.models import chat_template
+from rlhf.models.base import base_files, base_template
+from rlhf.models.base.base_template import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer, inert
 from rlhf.models.loading.loaded_policies import fed
 from rlhf.models.loading.tokenizer_loading import load_tokenizer
@@ -552,5 +553,5 @@ def test_it_is_said_where_a_template_begins_an_answer_otherwise_than_it_writes_o
 ) -> None:
     other = shutil.copytree(tiny_model, tmp_path / "model")
     (other / "chat_template.jinja").write_text(template, "utf-8")
-    base = base_model.BaseModel("other", other, answers_plainly=base_model.answers_plainly(other))
+    base = base_files.BaseModel("other", other, answers_plainly=base_template.answers_plainly(other))
     assert ("writes an answer that was given otherwise" in base.remark) != plainly

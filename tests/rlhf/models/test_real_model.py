@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from annotation.records import Sampling
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs import job_store
-from rlhf.models import base_model
-from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
+from rlhf.models.base import base_model
+from rlhf.models.base.base_files import EMBEDDED, EMBEDDED_NAME
 from rlhf.models.loading.base_weights import load_for_answering, load_quantised
 from rlhf.models.loading.tokenizer_loading import load_tokenizer
 from rlhf.models.sampling.drawing import draw

@@ -20,7 +20,8 @@ from transformers import AutoConfig, GenerationConfig, MllamaForConditionalGener
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import start_of
-from rlhf.models import base_model, self_test_results
+from rlhf.models import self_test_results
+from rlhf.models.base import base_model
 from rlhf.models.loading.base_weights import leave_nothing_to_chance, load_whole
 from rlhf.models.memory import machines
 from rlhf.models.sampling.drawing import draw

@@ -20,7 +20,8 @@ from rlhf.judges.backends import LocalModel
 from rlhf.judges.judge_settings import LocalSettings
 from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
-from rlhf.models import base_model, registry
+from rlhf.models import registry
+from rlhf.models.base import base_template
 from rlhf.models.loading.loaded_policies import LoadedPolicies
 from rlhf.models.template_process import conversation
 from rlhf.models.tokenise import render
@@ -150,7 +151,7 @@ def test_the_command_line_says_and_changes_it(
         assert main([*command, *([wish] if wish else [])]) == 0
         assert words in capsys.readouterr().out
     assert registry.no_thinking(thinker.db)
-    assert not base_model.can_be_told(thinker.data_dir, str(tiny_judge))
+    assert not base_template.can_be_told(thinker.data_dir, str(tiny_judge))
 
 
 def test_a_base_that_can_not_be_told_is_told_nothing(

@@ -32,7 +32,7 @@ from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
-from rlhf.models.base_model import precision_by_need
+from rlhf.models.base.base_precision import precision_by_need
 from rlhf.models.memory.machines import this_machine
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import render

@@ -34,8 +34,9 @@ from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.models import base_model, registry
-from rlhf.models.base_model import BaseModel
+from rlhf.models import registry
+from rlhf.models.base import base_files, base_identity, base_model, base_precision
+from rlhf.models.base.base_files import BaseModel
 from rlhf.models.memory import machines
 from rlhf.models.memory.machines import Machine
 from rlhf.models.registry import Policy
@@ -73,7 +74,7 @@ def bytes_in_16_bits(few_words: Path) -> int:
 def test_16_bits_are_chosen_where_they_fit_into_a_quarter_of_the_memory(
     few_words: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
 ) -> None:
-    assert base_model.precision_by_need(few_words, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+    assert base_precision.precision_by_need(few_words, with_memory(times * bytes_in_16_bits, bf16)) == chosen
 
 
 def test_nf4_is_not_chosen_where_it_saves_little(tmp_path: Path) -> None:
@@ -83,18 +84,20 @@ def test_nf4_is_not_chosen_where_it_saves_little(tmp_path: Path) -> None:
         model = built(family, **settings, vocab_size=10)
         model.save_pretrained(tmp_path / family)
         size = 2 * sum(weight.numel() for weight in model.parameters())
-        found = [base_model.precision_by_need(tmp_path / family, with_memory(share * size)) for share in (1, 0.9, 0.1)]
+        found = [
+            base_precision.precision_by_need(tmp_path / family, with_memory(share * size)) for share in (1, 0.9, 0.1)
+        ]
         assert found == [chosen, "nf4", chosen]
 
 
 @pytest.mark.parametrize(("how", "chosen"), [({"load_in_4bit": True}, "nf4"), ({"quant_method": "gptq"}, "bf16")])
 def test_what_is_stored_quantised_is_held_as_it_is(tmp_path: Path, how: dict[str, object], chosen: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
-    assert base_model.precision_by_need(tmp_path, with_memory(1e12)) == chosen
+    assert base_precision.precision_by_need(tmp_path, with_memory(1e12)) == chosen
     other = "bf16" if chosen == "nf4" else "nf4"
-    problem = base_model.precision_problem(tmp_path, other, with_memory(1e12))
+    problem = base_precision.precision_problem(tmp_path, other, with_memory(1e12))
     assert "can only be held as it is stored" in problem
-    assert base_model.precision_problem(tmp_path, chosen, with_memory(1e12)) == ""
+    assert base_precision.precision_problem(tmp_path, chosen, with_memory(1e12)) == ""
 
 
 def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
@@ -106,12 +109,12 @@ def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
         for times in (first, 101 - first):
             machine = with_memory(times * bytes_in_16_bits)
             monkeypatch.setattr(machines, "this_machine", lambda machine=machine: machine)
-            assert base_model.register(db, base).precision == chosen
+            assert base_identity.register(db, base).precision == chosen
         db.close()
     earlier = open_database(tmp_path / "earlier")
     registry.ensure_base(earlier, base.name)
     monkeypatch.setattr(machines, "this_machine", lambda: with_memory(1e12))
-    assert base_model.register(earlier, base).precision == "nf4"
+    assert base_identity.register(earlier, base).precision == "nf4"
     earlier.close()
 
 
@@ -124,13 +127,13 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
     (tmp_path / "config.json").write_text("{}", "utf-8")
     base = BaseModel(str(tmp_path), tmp_path)
     registry.ensure_base(db, base.name)
-    assert base_model.register(db, base).precision == "nf4"
+    assert base_identity.register(db, base).precision == "nf4"
     for how in ({"load_in_8bit": True}, {"quant_method": "gptq"}):
         registry.set_precision(db, "nf4", "a test")
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
-        spec = DPOSpec().on_weights(base_model.register(db, base).precision)
+        spec = DPOSpec().on_weights(base_identity.register(db, base).precision)
         assert spec.method == "lora"
-        assert not [*preconditions.quantised_problem(spec, base_model.quantisation(tmp_path))]
+        assert not [*preconditions.quantised_problem(spec, base_precision.quantisation(tmp_path))]
         assert "Prefloop" not in (registry.precision_set(db) or ()), "no weights have changed, which judges ran on"
     db.close()
 
@@ -143,17 +146,17 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
     monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
     for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
-            base_model.change_precision(db, precision, "kim")
+            base_precision.change_precision(db, precision, "kim")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits))
     for spec, said in ((CheckSpec(candidate="dpo-1"), "A check is running"), (JudgeSpec(judge="j"), "A judge is at")):
         at_work = job_store.enqueue(db, spec, "ann")
         job_store.claim(db, at_work, "w")
         with pytest.raises(UserError, match=said):
-            base_model.change_precision(db, "bf16", "kim")
+            base_precision.change_precision(db, "bf16", "kim")
         job_table.stop(db, at_work, "w", "failed", "for the test")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
-    assert base_model.change_precision(db, "bf16", "kim") == registry.serving(db)
+    assert base_precision.change_precision(db, "bf16", "kim") == registry.serving(db)
     found = registry.precision_set(db)
     assert (registry.serving(db).precision, found and found[0]) == ("bf16", "kim")
     db.close()
@@ -246,21 +249,21 @@ def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_pr
     db, first = open_database(data_dir), commit(b"first")
     made = base_model.prepare(data_dir, "ann/tiny")
     assert made.path.name == first
-    base_model.register(db, made)
+    base_identity.register(db, made)
     second = commit(b"second")
     assert base_model.ready(data_dir, "ann/tiny").path.name == first
     assert base_model.prepare(data_dir, "ann/tiny", known=True).path.name == first
     assert base_model.prepare(data_dir.parent / "other", "ann/tiny").path.name == second, "moves the cache's branch"
-    assert base_model.on_this_machine(data_dir, "ann/tiny") == made.path
-    assert base_model.locate(data_dir, "ann/tiny") == BaseModel("ann/tiny", made.path)
+    assert base_files.on_this_machine(data_dir, "ann/tiny") == made.path
+    assert base_files.locate(data_dir, "ann/tiny") == BaseModel("ann/tiny", made.path)
     (made.path / "model.safetensors").unlink()
     assert base_model.ready(data_dir, "ann/tiny").path.name == first, "what is not whole is fetched as it was"
     third = commit(b"third")
     again = base_model.prepare(data_dir, "ann/tiny")
     assert again.path.name == first, "nor does a command that a message recommends"
-    base_model.register(db, again)
+    base_identity.register(db, again)
     anew = base_model.prepare(data_dir, "ann/tiny", anew=True)
-    base_model.register(db, anew)
+    base_identity.register(db, anew)
     assert (anew.path.name, base_model.ready(data_dir, "ann/tiny").path) == (third, anew.path)
     db.close()
 
@@ -268,23 +271,23 @@ def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_pr
 def test_what_the_disk_does_not_take_is_refused_before_any_of_it_is_fetched(
     data_dir: Path, commit: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = base_model.download(f"ann/tiny@{commit(b'whole')}")
+    made = base_files.download(f"ann/tiny@{commit(b'whole')}")
     with monkeypatch.context() as full:
-        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=base_model.SPARE_BYTES))
-        assert base_model.download("ann/tiny") == made, "all of it is here"
+        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=base_files.SPARE_BYTES))
+        assert base_files.download("ann/tiny") == made, "all of it is here"
         shutil.rmtree(made.parents[1])
         with pytest.raises(UserError, match=r"0\.0 GB are to be fetched and 0\.1 GB are free in .*cache"):
-            base_model.download("ann/tiny")
+            base_files.download("ann/tiny")
         assert not made.exists()
-    assert base_model.download("ann/tiny") == made
+    assert base_files.download("ann/tiny") == made
 
 
 def test_a_repository_of_more_files_than_a_model_has_is_refused(
     hub: HubServer, commit: Callable[[bytes], str], tmp_path: Path
 ) -> None:
-    hub.add_repo("model", "ann/many", {f"{number}.json": b"{}" for number in range(base_model.MOST_FILES + 1)})
+    hub.add_repo("model", "ann/many", {f"{number}.json": b"{}" for number in range(base_files.MOST_FILES + 1)})
     with pytest.raises(UserError, match="ann/many has more files than a model does: 2,001 are"):
-        base_model.download("ann/many")
+        base_files.download("ann/many")
     assert not list(tmp_path.glob("cache/**/*.json"))
 
 
@@ -294,7 +297,7 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     """Whatever policies were told of thinking meanwhile: these weights do not come back."""
     db = open_database(data_dir)
     commit(b"first")
-    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    base_identity.register(db, base_model.prepare(data_dir, "ann/tiny"))
     made = make_candidate(db, data_dir, number=12)
     base = registry.by_revision(db, "base")
     finish_check(db, data_dir, made, against={"revision": "base", "precision": base.precision})
@@ -307,15 +310,15 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     commit(b"second")
     anew = base_model.prepare(data_dir, "ann/tiny", anew=True)
     with pytest.raises(UserError, match="A check is running"):
-        base_model.register(db, anew)
+        base_identity.register(db, anew)
     assert base_model.ready(data_dir, "ann/tiny") != anew
     job_table.stop(db, running, "w", "failed", "for the test")
     judging = job_store.enqueue(db, JudgeSpec(judge="j"), "ann")
     job_store.claim(db, judging, "w")
     with pytest.raises(UserError, match="A judge is at work"):
-        base_model.register(db, anew)
+        base_identity.register(db, anew)
     job_table.stop(db, judging, "w", "failed", "for the test")
-    base_model.register(db, anew)
+    base_identity.register(db, anew)
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
     registry.set_thinking(db, "off")
@@ -336,15 +339,15 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     directory = shutil.copytree(tiny_model, tmp_path / "base")
     base, db = BaseModel(str(directory), directory), open_database(data_dir)
     registry.ensure_base(db, base.name)  # as an earlier version did
-    base_model.register(db, base)
+    base_identity.register(db, base)
     made = make_candidate(db, data_dir, number=12)
     precision = registry.by_revision(db, "base").precision
     finish_check(db, data_dir, made, against={"revision": "base", "precision": precision})
     people_say(db, 2, "candidate")
     os.utime(directory / "model.safetensors")
-    monkeypatch.setattr(base_model, "LONG_TO_READ", 0)
+    monkeypatch.setattr(base_identity, "LONG_TO_READ", 0)
     for said in (True, False):
-        base_model.register(db, base)
+        base_identity.register(db, base)
         assert ("its weights (0.0 GB) are read" in capsys.readouterr().out) == said
     assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
     decided = candidate_decision.decided(db, made)
@@ -354,9 +357,9 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, running, "w")
     with pytest.raises(UserError, match=r"A check is running\..* If Prefloop has just been ended, start it again in a"):
-        base_model.register(db, base)
+        base_identity.register(db, base)
     job_table.stop(db, running, "w", "failed", "for the test")
-    base_model.register(db, base)
+    base_identity.register(db, base)
     assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
     assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
     assert candidate_decision.decided(db, made) != decided
@@ -365,7 +368,7 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     weights["model.norm.weight"][0] += 1
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     for _again in range(2):
-        base_model.register(db, base)
+        base_identity.register(db, base)
         assert len(setting_store.setting(db, "thinking_changes", [])) == changes + 1
     db.close()
 
@@ -387,16 +390,16 @@ def test_looking_for_the_commit_neither_writes_to_a_database_nor_brings_it_up_to
     data_dir: Path, commit: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, db = commit(b"first"), open_database(data_dir)
-    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    base_identity.register(db, base_model.prepare(data_dir, "ann/tiny"))
     db.connection.execute("DELETE FROM _sqlite_migrations WHERE name = (SELECT max(name) FROM _sqlite_migrations)")
     known = db.value("SELECT count(*) FROM _sqlite_migrations")
     monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError("no space left")))
-    assert base_model.pinned(data_dir, "ann/tiny") == f"ann/tiny@{first}"
+    assert base_files.pinned(data_dir, "ann/tiny") == f"ann/tiny@{first}"
     assert db.value("SELECT count(*) FROM _sqlite_migrations") == known
     db.close()
     (data_dir / FILE_NAME).write_bytes(b"no database, and longer than the header of one is" * 9)
     with pytest.raises(UserError, match="not a readable SQLite database"):
-        base_model.pinned(data_dir, "ann/tiny")
+        base_files.pinned(data_dir, "ann/tiny")
 
 
 def test_too_little_memory_fetches_no_other_base(
@@ -421,7 +424,7 @@ def test_what_is_sent_away_is_trained_on_the_same_commit(
     data_dir: Path, tmp_path: Path, commit: Callable[[bytes], str]
 ) -> None:
     db, first = open_database(data_dir), commit(b"first")
-    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    base_identity.register(db, base_model.prepare(data_dir, "ann/tiny"))
     seed_prompts(db, 3)
     spec = SFTSpec(parent="base", snapshot=store_snapshot(db, data_dir, CountedRows(prompt_rows(db))))
     job = job_store.get(db, job_store.enqueue(db, spec, "kim"))
