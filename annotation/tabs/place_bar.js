@@ -9,19 +9,19 @@ let shown = false;
 let visited = null; // the part that was visited last, or told
 let asking = null; // the timer of a visit that is not answered yet
 let last = 0;
-// What was typed since the visit that is not answered yet, by field: its answer fills fields as the address has them.
-// Not what was typed of one subject: another one may be drawn.
+// What was typed while a visit is not answered yet, by field, and at which part: an answer fills fields as the address has
+// them. Not what was typed of one subject: another one may be drawn.
 const FIELD = ":is(textarea, input:is([type=text], [type=number]):not([role])):not(.of-subject *)";
 const typed = new Map();
 let visiting = null; // the part whose visit that is
 let late = false; // whether the answer to an earlier visit has been drawn since
 
 panel.addEventListener("input", ({ target }) => {
-  if (visiting !== null && target.matches(FIELD)) typed.set(target, target.value);
+  if (visiting !== null && target.matches(FIELD)) typed.set(target, [target.value, address.part(props.tabs)]);
 });
 
 function putBack() {
-  for (const [field, text] of typed) {
+  for (const [field, [text]] of typed) {
     if (!field.isConnected || field.value === text) continue;
     field.value = text;
     field.dispatchEvent(new Event("input", { bubbles: true }));
@@ -30,11 +30,11 @@ function putBack() {
 }
 
 function visit() {
-  typed.clear();
+  visiting = visited = address.part(props.tabs);
+  for (const [field, [, part]] of typed) if (part !== visiting) typed.delete(field); // in a place that was left
   late = false;
   clearTimeout(asking);
   asking = setTimeout(unanswered, PATIENCE_MS);
-  visiting = visited = address.part(props.tabs);
   trigger("visit", { part: visited });
 }
 
