@@ -342,7 +342,10 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         "comparison": compare_runs_form.key_of(db, compared),
         "state": [] if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
-        "decided": [registry.newest_decision(db), registry.serving(db).revision],
+        "decided": [
+            *(registry.newest_decision(db), registry.serving(db).revision),
+            sorted(run_outcome.under_way(db, subject)),
+        ],
     }
     redrawn, looks = drawn_anew(db, job, drawn, compared, keys, seen)
     changed |= redrawn

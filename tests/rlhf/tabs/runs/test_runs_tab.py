@@ -964,6 +964,34 @@ def test_what_a_press_said_goes_when_it_was_undone_elsewhere(
     assert browser.text("acted") == ""
 
 
+def test_when_a_merge_has_ended_its_adapter_leads_to_what_it_became(browser: Browser, place: Context) -> None:
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0).do("run_merge")
+    merge = job_store.queue(place.db)[0].id
+    browser.do("poll_runs")
+    assert f"Job {merge} is to merge {made.revision}" in browser.text("acted")
+    assert "Merged" not in browser.text("objection")
+    assert job_store.claim(place.db, merge, "w") is not None
+    registry.add(
+        place.db,
+        revision="whole",
+        algorithm=MergeSpec.kind,
+        base=place.model,
+        parent_id=made.id,
+        job_id=merge,
+        path="adapters/whole",
+        sha256="0",
+        form="full",
+    )
+    job_table.finish(place.db, merge, "w", {"revision": "whole"})
+    browser.do("poll_runs")
+    assert browser.text("acted") == "", "it is to do nothing any more"
+    assert f'href="/runs/{merge}">Merged weights: whole</a>' in browser.text("objection")
+    registry.mark_deleted(place.db, registry.by_revision(place.db, "whole"), OWNER)
+    browser.do("poll_runs")
+    assert "Merged" not in browser.text("objection")
+
+
 def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Browser, place: Context) -> None:
     queued, running = job_store.enqueue(place.db, QUICK_SFT, OWNER), begin(place, steps=2)
     browser.look_at(queued).do("run_cancel")
