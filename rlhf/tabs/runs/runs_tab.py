@@ -552,6 +552,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
         looked, was = read(sent)
         held = page.held(was)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
+        if page.asked_since(held, seen):
+            return [gr.skip() for _part in page.followed]
         changed |= page.overtaken(held, seen)
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
             changed = {ADDRESS: told_view(place_of(looked), in_view(looked, seen)), **changed}

@@ -100,7 +100,8 @@ class Browser:
         sent = handler_of(block)(*asked_by(person, handler_of(block), part=part), *inputs)
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
-        self.seen = sent[len(self.page.parts)]
+        if (seen := sent[len(self.page.parts)]) != gr.skip():
+            self.seen = seen
         if len(sent) > len(self.page.parts) + 1 and sent[-1] != gr.skip():
             self.address = json.loads(sent[-1])[2]
         changed: dict[str, Any] = {}
@@ -771,6 +772,32 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     with pytest.raises(gr.Error, match="left no files"):
         browser.do("ask_deletion")
     assert [(row.action, row.decided_by) for row in registry.decisions(place.db)] == [("delete", OWNER)]
+
+
+def test_a_question_outlasts_a_poll_that_was_asked_for_before(
+    browser: Browser, place: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be no question any more for the server, and stay on the page whatever is pressed."""
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0)
+    look_now = runs_tab.live
+
+    def look(*asked: Any) -> Any:
+        monkeypatch.setattr(runs_tab, "live", look_now)
+        found = look_now(*asked)
+        browser.do("ask_deletion")
+        return found
+
+    monkeypatch.setattr(runs_tab, "live", look)
+    browser.do("poll_runs")
+    assert browser.shown["confirm"]["visible"]
+    browser.do("keep_run")
+    assert not browser.shown["confirm"]["visible"]
+    monkeypatch.setattr(runs_tab, "live", look)
+    browser.do("poll_runs")
+    browser.do("delete_run")
+    assert registry.by_revision(place.db, made.revision).deleted
+    assert not browser.shown["confirm"]["visible"]
 
 
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:
