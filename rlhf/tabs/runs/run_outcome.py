@@ -168,7 +168,7 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str], 
 
 
 def use_of(db: Database, subject: Policy | None) -> str:
-    """Where a policy is trained against a reward model, which does nothing by itself; what an adapter was merged into."""
+    """Where a policy is trained against a reward model, which does nothing itself; what an adapter was merged into."""
     if subject is None or subject.deleted:
         return ""
     if subject.kind == "policy":
