@@ -54,8 +54,8 @@ class Attempt:
         if not job_table.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
             self._cancelled.set()
 
-    def explain(self, reason: Reason, message: str) -> None:
-        """Say why the job does not get on, as data and in words."""
+    def explain(self, reason: Reason | None, message: str) -> None:
+        """Say why the job does not get on, as data and in words, or by None that it does again."""
         job_table.explain(self.db, self.job_id, self.worker, reason, message)
 
     def beat(self) -> None:

@@ -143,8 +143,8 @@ def report(
     return row is not None and row["status"] == "running"
 
 
-def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str) -> None:
-    """Record why a job that is at work does not get on, until it next reports a message."""
+def explain(db: Database, job_id: int, worker: str, reason: Reason | None, message: str) -> None:
+    """Record why a job that is at work does not get on, until it next reports a message; None: it does again."""
     db.write(
         f"""UPDATE job SET reason = :reason, message = :message
             WHERE id = :id AND worker = :worker AND {AT_WORK}""",

@@ -362,8 +362,14 @@ class FollowedPage:
 
     def overtaken(self, held: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
         """The notices emptied that hold no more, here or in another tab; what was said since stays."""
-        gone = {part: number for part, (number, stood) in held.items() if stood != seen[self.notices[part]]}
+        there = {part: held[part] for part in self.notices.keys() & held.keys()}
+        gone = {part: number for part, (number, stood) in there.items() if stood != seen[self.notices[part]]}
         return {part: gr.update(value=numbered("", number + 0.5)) for part, number in gone.items()}
+
+    @staticmethod
+    def asked_since(held: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+        """Whether a question was asked or answered while a handler that polls has looked, which knows nothing of it."""
+        return bool(held.get("confirming") != seen["notices"].get("confirming"))
 
     @property
     def followed(self) -> list[Any]:
@@ -373,6 +379,8 @@ class FollowedPage:
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts, and nothing for the others; with a notice what stands then."""
         told = dict(changed)
+        if "confirming" in seen:
+            seen["notices"]["confirming"] = seen["confirming"]
         for part in self.notices.keys() & changed.keys():
             if isinstance(changed[part], str):
                 told[part] = numbered(changed[part], number := next(ANSWERS))

@@ -471,7 +471,8 @@ class Samples:
 
     def __init__(self, run: Run, spec: TrainingSpec, prompts: Sequence[Prompt] | None = None) -> None:
         self.run = run
-        self.count = 0 if run.measured_steps or run.rank else spec.samples
+        answers = spec.makes == "policy" and not (run.measured_steps or run.rank)
+        self.count = spec.samples if answers else 0
         self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
 
     def draw_at(self, step: int, steps: int, learner: Trainable) -> None:

@@ -87,6 +87,9 @@ class AnsweringWorker:
         """Compute as the policy that serves now."""
         self.serving = registry.serving(self.db)
         self._refused.clear()  # what is too long depends on the policy and on what it is told
+        if self._fruitless:  # which says nothing of this one
+            self._fruitless = False
+            self.run.explain(None, "")
         self.models.tell(registry.no_thinking(self.db))
         self.model = self.models.use(self.serving)
         self.make_room(self._lately)
@@ -139,6 +142,8 @@ class AnsweringWorker:
         # After answers that came out the same before people's eyes, the next are drawn unseen, with some to spare.
         watched = not (stock or self._fruitless or stock_counts.waiting_elsewhere(self.db, self.serving.id))
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch, stock)
+        if not new and self.outdated():  # it was broken off
+            return
         self.made += new
         self._fruitless = not new
         self.run.report(self.made, 0, {}, _("It has written answers to compare.") if new or watched else "")

@@ -39,6 +39,8 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     """Turn a candidate down; it stays on disk and can still be promoted. Raises UserError if it is no candidate."""
     with db.transaction() as connection:
         policy = registry.by_revision(db, revision)
+        if policy.deleted:
+            raise UserError(registry.gone(policy))
         if policy.status != "candidate":
             said = _("'{revision}' is not a candidate ({status}), so it can't be rejected.")
             raise UserError(said.format(revision=policy.revision, status=policy.status_word))

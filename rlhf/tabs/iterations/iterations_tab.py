@@ -279,7 +279,7 @@ def button_parts(
     """
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
-    candidate = policy.status == "candidate"
+    candidate = policy.undecided
     in_first_check = checking and candidate and not candidate_findings.checks_of(db, policy)
     can_serve = check_report.can_serve(policy) and not in_first_check  # nothing is known yet that it could be against
     decision = peoples_decisions.advised(db, policy)
@@ -504,6 +504,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def wire_views(page: IterationsPage, context: Context) -> None:
     """Fill the page with what its address names, and send what changes."""
+    followed = [*page.followed, page.bar]
 
     def open_iterations(place: Place) -> list[Any]:
         revision, unknown = policy_at(context.db, place)
@@ -522,13 +523,14 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         unchosen = revision if revision == was.get("unchosen") else None
         coming = next_candidate(context.db, unchosen)
         changed, seen = view(context, coming or revision, 0 if coming else page_of(was), was)
+        if page.asked_since(held, seen):
+            return [gr.skip() for _part in followed]
         changed |= page.overtaken(held, seen)
         if coming:
             changed |= policy_decisions.emptied(changed)
         address = told_view(Place(), place_of(coming, 0)) if coming else gr.skip()
         return [*page.sent(changed, {**seen, "unchosen": coming or unchosen}), address]
 
-    followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
     poll(page.pulse, context, poll_iterations, [page.selector, page.seen], followed)
     wire_choice(page, context)

@@ -116,7 +116,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject), unchecked),
-        "objection": gr.update(value=objects + use_of(subject)),
+        "objection": gr.update(value=objects + use_of(context.db, subject)),
         "delete": gr.update(value=delete_words(made=subject is not None), interactive=files is not None),
     }
 
@@ -167,14 +167,20 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str], 
     }
 
 
-def use_of(subject: Policy | None) -> str:
-    """Where a policy is trained against a reward model, which does nothing by itself; of all else nothing."""
-    if subject is None or subject.kind != "reward-model" or subject.deleted:
+def use_of(db: Database, subject: Policy | None) -> str:
+    """Where a policy is trained against a reward model, which does nothing itself; what an adapter was merged into."""
+    if subject is None or subject.deleted:
         return ""
-    forms = (form for spec in ALGORITHMS.values() if subject.kind in spec.lists.values() for form in spec.forms)
-    said = _("Train a policy against it: {form}")
-    ways = "".join(way(link("train", Place((form.name,))), said.format(form=_(form.label))) for form in forms)
-    return acts(ways)
+    if subject.kind == "policy":
+        made = (one for one in registry.all_policies(db) if one.parent_id == subject.id and not one.deleted)
+        merged = [one for one in made if one.algorithm == MergeSpec.kind and one.job_id]
+        said = _("Merged weights: {revision}")
+        places = [(link("runs", Place((str(one.job_id),))), said.format(revision=one.revision)) for one in merged]
+    else:
+        said = _("Train a policy against it: {form}")
+        forms = (form for spec in ALGORITHMS.values() if subject.kind in spec.lists.values() for form in spec.forms)
+        places = [(link("train", Place((form.name,))), said.format(form=_(form.label))) for form in forms]
+    return acts("".join(way(address, words) for address, words in places))
 
 
 def objection(subject: Policy, against: str, unchecked: bool) -> str:

@@ -342,7 +342,10 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         "comparison": compare_runs_form.key_of(db, compared),
         "state": [] if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
-        "decided": [decision_store.newest_decision(db), registry.serving(db).revision],
+        "decided": [
+            *(decision_store.newest_decision(db), registry.serving(db).revision),
+            sorted(run_outcome.under_way(db, subject)),
+        ],
     }
     redrawn, looks = drawn_anew(db, job, drawn, compared, keys, seen)
     changed |= redrawn
@@ -549,6 +552,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
         looked, was = read(sent)
         held = page.held(was)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
+        if page.asked_since(held, seen):
+            return [gr.skip() for _part in page.followed]
         changed |= page.overtaken(held, seen)
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
             changed = {ADDRESS: told_view(place_of(looked), in_view(looked, seen)), **changed}

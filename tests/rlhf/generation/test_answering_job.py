@@ -386,6 +386,32 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
         assert {row["model_id"] for row in answers_of(long, later.comparison_id)} == {2}
 
 
+def test_answers_that_a_promotion_breaks_off_are_not_called_too_few(long: Machine) -> None:
+    """Nobody asked for more of them: the next policy's first batch is held, and meanwhile nothing is amiss."""
+    add_adapter(long, "next")
+    with answering(long, replace(LONG, prompts_per_batch=6), 3, 3, 3) as pace:
+        pace.until_held()  # the first comparison, which could be watched
+        pace.go_on()
+        pace.until_held()  # a batch that nobody watches
+        registry.promote(long.db, "next", "ann")
+        pace.go_on()
+        pace.until_held()
+        job = job_store.recent(long.db, ("answering",), 1)[0]
+        assert (job.reason, job.message) == (None, "It has written answers to compare.")
+
+
+def test_that_a_policy_says_always_the_same_is_not_said_of_the_next_one(stocked: Machine) -> None:
+    add_adapter(stocked, "next")
+    spec = replace(ANSWERING, stock=1, sampling=Sampling(temperature=1e-3, max_new_tokens=6))
+    with answering(stocked, spec) as pace:
+        wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))
+        pace.hold(2)
+        registry.promote(stocked.db, "next", "ann")
+        pace.until_held()
+        assert answering_problem(stocked.db) == ""
+        assert job_store.recent(stocked.db, ("answering",), 1)[0].reason is None
+
+
 def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left(stocked: Machine) -> None:
     """At a temperature near zero every seed gives the likeliest answer, so that no draw can help."""
     asked = ask(stocked)

@@ -927,6 +927,9 @@ def test_of_a_candidate_whose_files_are_deleted_nothing_is_asked_any_more(contex
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert f"The files of {policy.revision} were deleted on" in parts["gate"]["value"]
     assert "Nobody has compared" not in parts["gate"]["value"]
+    assert [name for name in ("reject", "why") if parts[name]["visible"]] == [], "it is no candidate any more"
+    with pytest.raises(UserError, match="were deleted on"):  # from a tab that was opened before
+        policy_decisions.reject(context, policy.revision, "owner")
     deleted = registry.by_revision(context.db, policy.revision)
     assert not iterations_tab.can_be_asked(context.db, deleted)
     assert {parts[name]["variant"] for name in ("check", "ask")} == {"secondary"}

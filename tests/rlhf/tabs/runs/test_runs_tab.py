@@ -100,7 +100,8 @@ class Browser:
         sent = handler_of(block)(*asked_by(person, handler_of(block), part=part), *inputs)
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
-        self.seen = sent[len(self.page.parts)]
+        if (seen := sent[len(self.page.parts)]) != gr.skip():
+            self.seen = seen
         if len(sent) > len(self.page.parts) + 1 and sent[-1] != gr.skip():
             self.address = json.loads(sent[-1])[2]
         changed: dict[str, Any] = {}
@@ -773,6 +774,32 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     assert [(row.action, row.decided_by) for row in decision_store.decisions(place.db)] == [("delete", OWNER)]
 
 
+def test_a_question_outlasts_a_poll_that_was_asked_for_before(
+    browser: Browser, place: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be no question any more for the server, and stay on the page whatever is pressed."""
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0)
+    look_now = runs_tab.live
+
+    def look(*asked: Any) -> Any:
+        monkeypatch.setattr(runs_tab, "live", look_now)
+        found = look_now(*asked)
+        browser.do("ask_deletion")
+        return found
+
+    monkeypatch.setattr(runs_tab, "live", look)
+    browser.do("poll_runs")
+    assert browser.shown["confirm"]["visible"]
+    browser.do("keep_run")
+    assert not browser.shown["confirm"]["visible"]
+    monkeypatch.setattr(runs_tab, "live", look)
+    browser.do("poll_runs")
+    browser.do("delete_run")
+    assert registry.by_revision(place.db, made.revision).deleted
+    assert not browser.shown["confirm"]["visible"]
+
+
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:
     serving = make_policy(place)
     decision_store.promote(place.db, serving.revision, OWNER)
@@ -962,6 +989,34 @@ def test_what_a_press_said_goes_when_it_was_undone_elsewhere(
     peoples_decisions.promote(place.db, place.data_dir, "base", "another", "Back.")
     browser.do("poll_runs")
     assert browser.text("acted") == ""
+
+
+def test_when_a_merge_has_ended_its_adapter_leads_to_what_it_became(browser: Browser, place: Context) -> None:
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0).do("run_merge")
+    merge = job_store.queue(place.db)[0].id
+    browser.do("poll_runs")
+    assert f"Job {merge} is to merge {made.revision}" in browser.text("acted")
+    assert "Merged" not in browser.text("objection")
+    assert job_store.claim(place.db, merge, "w") is not None
+    registry.add(
+        place.db,
+        revision="whole",
+        algorithm=MergeSpec.kind,
+        base=place.model,
+        parent_id=made.id,
+        job_id=merge,
+        path="adapters/whole",
+        sha256="0",
+        form="full",
+    )
+    job_table.finish(place.db, merge, "w", {"revision": "whole"})
+    browser.do("poll_runs")
+    assert browser.text("acted") == "", "it is to do nothing any more"
+    assert f'href="/runs/{merge}">Merged weights: whole</a>' in browser.text("objection")
+    registry.mark_deleted(place.db, registry.by_revision(place.db, "whole"), OWNER)
+    browser.do("poll_runs")
+    assert "Merged" not in browser.text("objection")
 
 
 def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Browser, place: Context) -> None:
