@@ -373,7 +373,7 @@ NEVER_ONE = {
         *("retry_seconds", "per_state"),
     },
     "so many at least": {
-        *("answers, answers", "count, answers", "size, answers", "shared, judgements", "shared, others"),
+        *("answers, answers", "count, answers", "size, answers", "shared, judgements"),
         *("today, prompts", "prompts, others", "judgements, judgements"),
         *("rows, rows", "verdict_rows, rows"),
     },

@@ -22,7 +22,7 @@ from annotation.exports.formats import NUMBERED, ONE_FILE, ExportRequest, reason
 from annotation.exports.writing import DIRECTORY, leftovers
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
-from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
+from annotation.jobs.job_process import REFUSED, ROOT, TIED, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
@@ -156,7 +156,7 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
     """
     try:
         done = subprocess.run(
-            niced(command_of(data_dir, request, "--count")),
+            command_of(data_dir, request, "--count"),  # for which somebody waits
             cwd=ROOT,
             env=child_environment(),
             stdin=subprocess.DEVNULL,

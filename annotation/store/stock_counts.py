@@ -26,7 +26,7 @@ def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
 
 
 def waiting_elsewhere(db: Database, model_id: int) -> int:
-    """How many comparisons that this policy did not write (earlier ones' and imported ones) nobody has judged yet."""
+    """How many comparisons that this policy did not write (others' and imported ones) nobody has judged yet."""
     return int(db.value(f"SELECT count(*) FROM comparison c WHERE {WAITS} AND c.model_id IS NOT ?", (model_id,)))
 
 

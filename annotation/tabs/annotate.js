@@ -1052,7 +1052,7 @@ async function toggleMine() {
   if (said === null) return;
   find(".mine ol").replaceChildren();
   list(said.judgements);
-  const alike = _("Of your latest {shared} that others have judged as well, they found the same best in {same}.");
+  const alike = _("Of {shared} that you and others have judged, they found the same best in {same}.");
   find(".mine .alike").textContent = said.agreement ? filled(alike, said.agreement) : "";
   if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
   listing = true;

@@ -51,7 +51,7 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     in_stock = _("{train} for training, {held_out} held-out")
-    by_others = _("{elsewhere:,} by earlier policies or imported").format(elsewhere=elsewhere)
+    by_others = _("{elsewhere:,} by other policies or imported").format(elsewhere=elsewhere)
     told = (
         (_("In stock"), in_stock.format(train=stock["train"], held_out=stock["held-out"]), True),
         (_("Also in stock"), by_others, elsewhere),
@@ -284,8 +284,8 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
         report.prompts,
     ).format(prompts=report.prompts)
     apart = ngettext(
-        "People and judges have compared answers to {count} other, which is not shown.",
-        "People and judges have compared answers to {count} others, which are not shown.",
+        "What people and judges compare are other answers, to {count} prompt, which are not shown.",
+        "What people and judges compare are other answers, to {count} prompts, which are not shown.",
         report.compared_apart,
     )
     apart = apart.format(count=report.compared_apart) if report.compared_apart else ""

@@ -173,7 +173,7 @@ def course(rates: Sequence[tuple[str, Estimate]]) -> str:
 
 def came_in(judged: Sequence[JudgedByOne], verdicts: int, imports: int) -> str:
     """Who has judged how much today, how much AI judges have, and how often something was imported."""
-    by_judges = ngettext("AI judges: {count:,} comparison today.", "AI judges: {count:,} comparisons today.", verdicts)
+    by_judges = ngettext("AI judges: {count:,} judgement today.", "AI judges: {count:,} judgements today.", verdicts)
     brought = ngettext("{count} import today.", "{count} imports today.", imports)
     others = [said.format(count=count) for said, count in ((by_judges, verdicts), (brought, imports)) if count]
     return today_table(judged) + "".join(map(paragraph, others))

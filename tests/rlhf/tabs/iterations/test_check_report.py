@@ -268,10 +268,17 @@ def test_the_answering_workers_state(status: str, words: str) -> None:
         assert "No model is writing answers here." in check_report.worker_sentence(nobodys, AT)
 
 
+def test_what_is_compared_beside_the_reports_answers_may_be_to_the_same_prompts_and_wait_for_people() -> None:
+    beside = "What people and judges compare are other answers, to {}, which are not shown."
+    for count, said in ((0, None), (1, beside.format("1 prompt")), (60, beside.format("60 prompts"))):
+        html = check_report.report_card(replace(REPORT, compared_apart=count), Rule())
+        assert (said in html) if said else ("not shown" not in html)
+
+
 def test_the_serving_card_counts_answers() -> None:
     card = check_report.serving_card(BASE, None, {"train": 20, "held-out": 4}, 9, AnswerCounts(200, 170, 3, 5), AT)
     for words in (
-        *("20 for training, 4 held-out", "9 by earlier policies or imported"),
+        *("20 for training, 4 held-out", "9 by other policies or imported"),
         *("85%", "200", "<dd>3</dd>", "<dd>5</dd>"),
     ):
         assert words in card

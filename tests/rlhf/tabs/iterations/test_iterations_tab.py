@@ -288,7 +288,7 @@ def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
     seed_comparisons(context.db, 2, model_id=policy.id)
     card = iterations_tab.view(context, None, 0, {})[0]["serving"]["value"]
     assert "2 for training, 0 held-out" in card
-    assert "<dd>3 by earlier policies or imported</dd>" in card
+    assert "<dd>3 by other policies or imported</dd>" in card
 
 
 def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:

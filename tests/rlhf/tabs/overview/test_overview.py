@@ -541,7 +541,7 @@ def test_what_judges_gave_and_what_was_imported_came_in_too(context: Context) ->
     row = {"name": "a.jsonl", "sha256": "0" * 64, "format": "jsonl", "counts": "{}", "requested_by": "owner"}
     context.db.insert("import", {**row, "created": now()})
     after = overview_tab.overview_of(context.db, OWNER)
-    assert "AI judges: 2 comparisons today." in after
+    assert "AI judges: 2 judgements today." in after
     assert "1 import today." in after
 
 
