@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from itertools import groupby
 
 from annotation.ui.markup import escape
 
 # Words and signs, each with the space before it, which is not compared; scripts written without spaces are compared
-# character by character.
-PIECE = re.compile(r"\s*(?:[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\w+|[^\w\s])|\s+")
+# character by character. What is drawn as one, as letters with their marks or joined pictures, is not taken apart.
+UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+MARKS = (
+    "".join(mark for mark in map(chr, range(0x300, 0x12000)) if unicodedata.category(mark)[0] == "M") + "\u200c\u200d"
+)
+SIGN = rf"(?:[{UNSPACED}]|[\U0001f1e6-\U0001f1ff]{{2}}|[^\w\s])[{MARKS}\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
+PIECE = re.compile(rf"\s*(?:(?:[^\W{UNSPACED}]+[{MARKS}]*)+|{SIGN}(?:(?<=\u200d){SIGN})*)|\s+")
 # What is compared takes time that grows with the square of the length: so many words take some milliseconds.
 MOST_WORDS = 3000
 # Below this share of common words nearly everything would be marked, which says nothing.

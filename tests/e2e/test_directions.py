@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from annotation.ui import markup, stylesheet
+from annotation.ui import markdown, markup, stylesheet
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.playground import playground_tab
 
@@ -17,9 +17,11 @@ HEBREW, ENGLISH = "שלום עולם!", "Hello world!"
 AT_THE_RIGHT = """(words) => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    if (!walker.currentNode.data.includes(words)) continue;
+    const begin = walker.currentNode.data.indexOf(words);
+    if (begin < 0) continue;
     const range = document.createRange();
-    range.selectNodeContents(walker.currentNode);
+    range.setStart(walker.currentNode, begin);
+    range.setEnd(walker.currentNode, begin + words.length);
     const [text, box] = [range.getBoundingClientRect(), walker.currentNode.parentElement.getBoundingClientRect()];
     return text.left - box.left > box.right - text.right + 100;
   }
@@ -41,4 +43,38 @@ def test_a_text_begins_where_its_script_does(browser: Any, what: str) -> None:
     )
     assert page.evaluate(AT_THE_RIGHT, HEBREW)
     assert not page.evaluate(AT_THE_RIGHT, ENGLISH)
+    context.close()
+
+
+ANSWERS = {
+    "literal": lambda text: f'<div class="shown" dir="auto">{text}</div>',
+    "rendered": lambda text: f'<div class="shown rendered" dir="auto">{markdown.to_html(text)}</div>',
+}
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+@pytest.mark.parametrize("other", [HEBREW, ENGLISH])
+def test_each_paragraph_of_an_answer_begins_where_its_script_does(browser: Any, how: str, other: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    texts = [f"{other}\n\n{HEBREW} 1\n\n{ENGLISH} 1", f"- {other}\n- {HEBREW} 2\n- {ENGLISH} 2"]
+    page.set_content(
+        f"<style>{stylesheet.FOR_GRADIO}</style>"
+        f'<body style="width: 1000px"><div class="judging">{"".join(ANSWERS[how](text) for text in texts)}</div>'
+    )
+    assert page.evaluate(AT_THE_RIGHT, f"{HEBREW} 1")
+    assert page.evaluate(AT_THE_RIGHT, f"{HEBREW} 2")
+    assert not page.evaluate(AT_THE_RIGHT, f"{ENGLISH} 1")
+    assert not page.evaluate(AT_THE_RIGHT, f"{ENGLISH} 2")
+    context.close()
+
+
+def test_code_is_read_from_the_left_within_any_script(browser: Any) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    shown = ANSWERS["rendered"](f"{HEBREW} `(1,)`\n\n```python\ndef f(x):\n```")
+    page.set_content(f'<style>{stylesheet.FOR_GRADIO}</style><div class="judging">{shown}</div>')
+    for code in page.locator("code").all():
+        assert code.evaluate("box => getComputedStyle(box).direction") == "ltr"
+    assert page.locator("pre").evaluate("box => getComputedStyle(box).textAlign") == "start"
     context.close()
