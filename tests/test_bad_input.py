@@ -159,6 +159,16 @@ def test_a_lock_that_is_not_ours_to_take(data_dir: Path, tiny_model: Path, capsy
     assert "can't be written" in one_sentence(capsys)
 
 
+def test_a_copy_that_is_to_be_restored_where_no_directory_can_be_made(
+    db: Database, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--place", str(tmp_path / "bucket")]
+    assert annotation_main(["copies", "take", *place, "--data", str(data_dir)]) == 0
+    (tmp_path / "file").touch()
+    assert annotation_main(["copies", "restore", *place, "--data", str(tmp_path / "file" / "data")]) == 2
+    assert "can't be written" in one_sentence(capsys)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""
