@@ -281,7 +281,7 @@ def explain_directory_errors(data_dir: Path) -> AbstractContextManager[None]:
     return explain_errors(refused, data_dir=data_dir)
 
 
-def unreadable(path: Path, error: sqlite3.DatabaseError) -> UserError:
+def unreadable(path: Path, error: Exception) -> UserError:
     """That a file is no database, or a damaged one."""
     said = _("{path} is not a readable SQLite database ({error}). Move it away or restore a copy; nothing was changed.")
     return UserError(said.format(path=path, error=error))

@@ -57,6 +57,7 @@ if left_out is None:
 
 # The lock by which several programs share a data directory is a file of Python's own SQLite (filelock's).
 OperationalErrors: Final = (sqlite3.OperationalError, pythons.OperationalError)
+DatabaseErrors: Final = (sqlite3.DatabaseError, pythons.DatabaseError)
 
 
 def name_of(module: ModuleType) -> str:

@@ -316,7 +316,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
             logging.getLogger(__name__).error("%s", error)  # it names a path, which strangers need not know
             return JSONResponse({"ok": False, "database": "can't be read"}, 503)
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
-        silent = None if beat is None else round(seconds_between(beat, now()), 1)
+        silent = None if beat is None else round(max(0.0, seconds_between(beat, now())), 1)
         failed = bool(latest) and latest[0].status in ("failed", "lost")
         ok = not (settings.workers and failed)
         told = {"ok": ok, "database": "ok", "sqlite": SQLITE_IN_USE, "worker_silent_seconds": silent}

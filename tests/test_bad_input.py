@@ -14,6 +14,7 @@ import pytest
 
 import app
 from annotation.__main__ import main as annotation_main
+from annotation.copies.restoration import LOCK
 from annotation.database import FILE_NAME, Database, hold_data_directory, open_database
 from annotation.records import UserError
 from annotation.store import prompt_store
@@ -156,6 +157,27 @@ def test_a_lock_that_is_not_ours_to_take(data_dir: Path, tiny_model: Path, capsy
     """As after a start by the administrator of the machine."""
     (data_dir / "prefloop.lock").mkdir(parents=True)  # whoever runs the tests may open any file
     assert start_app(data_dir, str(tiny_model)) == 2
+    assert "can't be written" in one_sentence(capsys)
+
+
+def test_a_lock_that_a_power_failure_has_damaged(
+    data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir.mkdir(parents=True)
+    (data_dir / LOCK).write_bytes(b"?" * 4096)
+    assert start_app(data_dir, str(tiny_model)) == 2
+    said = one_sentence(capsys)
+    assert str(data_dir / LOCK) in said
+    assert "Move it away" in said
+
+
+def test_a_copy_that_is_to_be_restored_where_no_directory_can_be_made(
+    db: Database, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--place", str(tmp_path / "bucket")]
+    assert annotation_main(["copies", "take", *place, "--data", str(data_dir)]) == 0
+    (tmp_path / "file").touch()
+    assert annotation_main(["copies", "restore", *place, "--data", str(tmp_path / "file" / "data")]) == 2
     assert "can't be written" in one_sentence(capsys)
 
 

@@ -78,7 +78,6 @@ def take(target: CopyTarget, data_dir: Path) -> None:
 
 def restore(target: CopyTarget, data_dir: Path, version: str | None, aside: bool) -> None:
     """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
-    data_dir.mkdir(parents=True, exist_ok=True)
     with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
         restoration.clear_leftovers(data_dir)
         versions = [version] if version else target.versions()

@@ -16,6 +16,8 @@ BACKLOG: Final = 50
 # For the whole head of a request; for its body, between two parts of it.
 HEAD_SECONDS: Final = 30.0
 PART_SECONDS: Final = 60.0
+# How an IPv4 address begins on a socket that takes both.
+IPV4_WITHIN: Final = "::ffff:"
 
 
 class TimeoutProtocol(H11Protocol):
@@ -32,6 +34,9 @@ class TimeoutProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client is not None:
+            host, port = self.client
+            self.client = (host.removeprefix(IPV4_WITHIN), port)  # or a proxy would not be known, which is so named
         self.make_room()
         self.wait_for_more()
 

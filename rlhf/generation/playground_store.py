@@ -75,7 +75,9 @@ class Chat:
 
     @property
     def first_token_seconds(self) -> float | None:
-        return None if self.begun is None else seconds_between(self.created, self.begun)
+        """None before there is one, and where the clock was set back meanwhile."""
+        seconds = -1.0 if self.begun is None else seconds_between(self.created, self.begun)
+        return seconds if seconds >= 0 else None
 
     @property
     def said(self) -> tuple[Message, ...]:

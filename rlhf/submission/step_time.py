@@ -46,7 +46,7 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
             passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated()) if items else 1.0
             return StepTime(
                 seconds_per_step=done.seconds_per_step * passes,
-                beside=seconds_beside(job, done.seconds_per_step * (done.steps or 0)),
+                beside=max(0.0, seconds_taken(job, done) - done.seconds_per_step * (done.steps or 0)),
                 measured=job.finished or job.created,
                 job_id=job.id,
                 peak_memory_mb=done.peak_memory_mb,
@@ -54,11 +54,11 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
     return None
 
 
-def seconds_beside(job: Job, in_steps: float) -> float:
-    """What the attempt that ended a job took beside its steps."""
-    if job.started is None or job.finished is None:
-        return 0.0
-    return max(0.0, seconds_between(job.started, job.finished) - in_steps)
+def seconds_taken(job: Job, done: FinishedTraining) -> float:
+    """What the attempt that ended a job took, by its own clock if it says: that stops while the machine sleeps."""
+    if done.seconds is not None or job.started is None or job.finished is None:
+        return done.seconds or 0.0
+    return seconds_between(job.started, job.finished)
 
 
 def finished_jobs(db: Database, spec: TrainingSpec, limit: int = 200) -> list[Job]:

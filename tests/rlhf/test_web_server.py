@@ -196,21 +196,24 @@ def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) 
     assert judgement_count(starting.db) == 1
 
 
+@pytest.mark.parametrize("heard", [2026, 2926])
 @pytest.mark.parametrize(("status", "code"), [("running", 200), ("lost", 503), ("failed", 503)])
-def test_after_a_sleep_of_the_machine_all_is_well_unless_the_worker_is_gone(
-    db: Database, status: str, code: int
+def test_after_a_sleep_of_the_machine_or_with_its_clock_set_back_all_is_well_unless_the_worker_is_gone(
+    db: Database, status: str, code: int, heard: int
 ) -> None:
-    job = job_store.enqueue(db, AnsweringSpec(), "the program")
-    db.write("UPDATE job SET status = ?, heartbeat = '2026-01-01T00:00:00.000000+00:00' WHERE id = ?", (status, job))
+    job, beat = job_store.enqueue(db, AnsweringSpec(), "the program"), f"{heard}-01-01T00:00:00.000000+00:00"
+    db.write("UPDATE job SET status = ?, heartbeat = ? WHERE id = ?", (status, beat, job))
     pages = DeferredApp(lambda: BuiltApp(PlainTextResponse(""), nullcontext()))
     route = Route("/healthz", web_server.health_route(Settings(data_dir=db.path.parent), db, pages))
 
-    async def health() -> int:
+    async def health() -> httpx.Response:
         transport = httpx.ASGITransport(Starlette(routes=[route]))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return (await client.get("/healthz")).status_code
+            return await client.get("/healthz")
 
-    assert asyncio.run(health()) == code
+    answer = asyncio.run(health())
+    assert answer.status_code == code
+    assert (answer.json()["worker_silent_seconds"] or 0.0) >= 0.0
 
 
 def test_what_was_judged_is_on_the_disk_before_that_is_answered(db: Database, starting: Starting) -> None:

@@ -523,6 +523,9 @@ def test_a_browser_that_has_signed_in_is_let_in_whatever_is_tried_on_its_name_be
         assert marked == [401] * 5 + [429]
 
 
+NEEDS_IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here that takes IPv4 too")
+
+
 def guess(client: httpx.Client, name: str, forwarded: str = "") -> int:
     """A wrong password, which says where it comes from."""
     headers = {"x-forwarded-for": forwarded, "x-real-ip": forwarded, "forwarded": f"for={forwarded}"}
@@ -538,14 +541,15 @@ def test_an_address_that_is_made_up_gives_no_more_tries(site: Site) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address only")
+@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::", marks=NEEDS_IPV6)])
 def test_behind_a_proxy_on_this_machine_the_address_that_it_adds_counts_and_nobody_elses_word_does(
-    tmp_path: Path,
+    tmp_path: Path, host: str
 ) -> None:
     db = open_database(tmp_path / "data")
     registry.ensure_base(db, BASE_NAME)
     access.add_account(db, "ann", "annotator", PASSWORD)
     db.close()
-    words = [*command(tmp_path / "data"), "--host", "0.0.0.0"]
+    words = [*command(tmp_path / "data"), "--host", host]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])

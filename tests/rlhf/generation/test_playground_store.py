@@ -192,6 +192,8 @@ def test_a_growing_answer_says_when_its_first_token_was_there(db: Database) -> N
     playground_store.fail(db, [number], "late")
     playground_store.finish(db, number, ended("late"))
     assert one(db, number) == whole, "what has ended stays as it is"
+    db.write("UPDATE chat SET begun = '2026-01-01T00:00:00.000000+00:00'")
+    assert one(db, number).first_token_seconds is None, "the clock was set back meanwhile"
 
 
 def test_stopping_ends_at_once_what_has_not_begun_and_asks_the_worker_to_end_the_rest(two: Database) -> None:

@@ -72,6 +72,17 @@ def test_a_run_is_foretold_with_what_it_takes_beside_its_steps(db: Database) -> 
     assert (found.job_id, found.beside, found.seconds(2), found.seconds(10)) == (job_id, 42.0, 50.0, 82.0)
 
 
+def test_a_night_in_which_the_machine_slept_is_not_foretold_for_the_next_run(db: Database) -> None:
+    spec = SFTSpec()
+    finish(db, spec, {"seconds_per_step": 4.0, "steps": 2, "seconds": 50.0})
+    db.write(
+        "UPDATE job SET started = '2026-03-01T22:00:00.000000+00:00', finished = '2026-03-02T07:00:50.000000+00:00'"
+    )
+    found = step_time(db, spec)
+    assert found is not None
+    assert found.seconds(2) == 50.0
+
+
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
     spec = DPOSpec(seed=3, scope="all")
     assert step_time(db, spec) is None
