@@ -527,7 +527,7 @@ def paths_within(path: str, value: Any) -> Iterator[str]:
         elif not isinstance(value, Mapping) or not value or not all(STEP.fullmatch(f".{key}") for key in value):
             yield path
         else:
-            left += [(f"{path}.{key}", within) for key, within in reversed(value.items())]
+            left += [(f"{path}.{key}", within) for key, within in reversed([*value.items()])]
 
 
 def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
