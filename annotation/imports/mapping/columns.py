@@ -146,7 +146,7 @@ BAD_WORDS: Final = frozenset(
     {
         *("bad", "dislike", "disliked", "rejected", "incorrect", "unhelpful", "harmful", "toxic", "toxicity", "unsafe"),
         *("downvotes", "hallucination", "undesirable", "down", "rank", "ranks", "ranking", "worse", "worst"),
-        *("flag", "flagged"),
+        *("flag", "flagged", "wrong", "failed", "invalid", "error", "refusal", "refused", "hate", "offensive"),
     }
 )
 # Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
@@ -157,7 +157,8 @@ QUALITY_WORDS: Final = frozenset(
         *("incorrect", "correctness", "corrected", "helpful", "unhelpful", "helpfulness", "harmful", "toxic", "unsafe"),
         *("toxicity", "safe", "vote", "votes", "upvotes", "downvotes", "reward", "verdict", "evaluation", "feedback"),
         *("hallucination", "desirable", "undesirable", "rank", "ranks", "ranking", "best", "better", "worst", "worse"),
-        *("winner", "preference", "flag", "flagged"),
+        *("winner", "preference", "flag", "flagged", "approved", "verified", "passed", "failed", "success", "valid"),
+        *("invalid", "wrong", "error", "refusal", "refused", "hate", "offensive"),
     }
 )
 # What annotators answer about a row: no answer to a prompt, whatever its column is called.
