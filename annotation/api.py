@@ -51,6 +51,8 @@ COUNT_SECONDS = 5.0
 API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
 # An account's requests wait for each other before they wait for that thread, so a flood of them delays nobody else's.
 TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+# And for what is rendered of one before, so that texts that take long leave others a process to render in.
+RENDERING_TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # Characters of a text in the list of one's own judgements.
@@ -400,7 +402,8 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
             if answered is None:
                 return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
             if has_source(answered):
-                answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
+                async with RENDERING_TURNS.setdefault(annotator.id, asyncio.Lock()):
+                    answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)
         except UserError as error:
             if isinstance(error, StorageError) and annotator.role != "admin":

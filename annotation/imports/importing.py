@@ -33,7 +33,7 @@ from annotation.imports.mapping.import_plan import ImportPlan, Target, VerdictUs
 from annotation.imports.mapping.labels import Columns, UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow, RowReader
 from annotation.imports.printable import listed
-from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
+from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow, refuse_columns
 from annotation.imports.staging import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError, explain_errors
 from annotation.translation import _, joined, ngettext, numeral
@@ -199,6 +199,7 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
                 reason=reason.removesuffix(".") if reason.endswith(".") else reason,
             )
         )
+    refuse_columns(columns_of(rows), source.name)
     return rows, bad
 
 

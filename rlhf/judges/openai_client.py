@@ -227,6 +227,8 @@ class Endpoint:
         seconds = self.settings.timeout_seconds
         return httpx.Client(
             follow_redirects=False,  # it would take the prompt elsewhere
+            # A proxy would get the key that may go unencrypted to what is near.
+            mounts={"http://": None} if is_near(httpx.URL(self.settings.address).host) else None,
             timeout=httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
             limits=httpx.Limits(max_connections=self.settings.concurrency),
         )

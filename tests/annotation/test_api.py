@@ -22,6 +22,7 @@ from annotation.claims import handing_out, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, Kind, Project, Prompt, Tag
 from annotation.store import comparison_store, project_store, prompt_store
+from annotation.ui import markdown_process
 from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
 from annotation.web.middleware import ANNOTATOR_KEY, SignedIn
@@ -1006,6 +1007,14 @@ def test_untouched_guidelines_come_in_the_language_of_the_account(db: Database, 
     assert "Read both." in ann("guidelines")["html"]
 
 
+async def ask_endpoint(serve: Callable[[Annotator, api.RequestBody], dict[str, Any]], annotator: Annotator) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    assert (await api.endpoint(serve)(Request({**scope, ANNOTATOR_KEY: annotator}, receive))).status_code == 200
+
+
 def test_many_requests_of_one_account_keep_nobody_else_waiting(db: Database) -> None:
     people = [access.add_account(db, name, "annotator", "a long enough password") for name in ("ann", "bob")]
     served: list[str] = []
@@ -1017,15 +1026,8 @@ def test_many_requests_of_one_account_keep_nobody_else_waiting(db: Database) -> 
         served.append(annotator.name)
         return {}
 
-    async def ask(annotator: Annotator) -> None:
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"{}"}
-
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
-        assert (await api.endpoint(serve)(Request({**scope, ANNOTATOR_KEY: annotator}, receive))).status_code == 200
-
     async def ask_all() -> None:
-        asked = [asyncio.create_task(ask(person)) for person in (*[people[0]] * 20, people[1])]
+        asked = [asyncio.create_task(ask_endpoint(serve, person)) for person in (*[people[0]] * 20, people[1])]
         await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
         go_on.set()
         await asyncio.gather(*asked)
@@ -1033,3 +1035,30 @@ def test_many_requests_of_one_account_keep_nobody_else_waiting(db: Database) -> 
     asyncio.run(ask_all())
     assert len(served) == 21
     assert served.index("bob") <= 2
+
+
+def test_what_one_account_asks_for_is_rendered_one_after_the_other(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that take long would keep all that renders busy."""
+    ann = access.add_account(db, "ann", "annotator", "a long enough password")
+    read, under_way, beside = itertools.count(1), list[str](), list[int]()
+    all_read = threading.Event()
+
+    def serve(annotator: Annotator, asked: api.RequestBody) -> dict[str, Any]:
+        if next(read) == 20:
+            all_read.set()
+        return {"html": api.MarkdownSource("slow")}
+
+    def to_html(text: str) -> str:
+        under_way.append(text)
+        beside.append(len(under_way))
+        assert all_read.wait(PATIENCE_SECONDS)
+        return under_way.pop()
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask_endpoint(serve, ann) for _ in range(20)))
+
+    monkeypatch.setattr(markdown_process, "to_html", to_html)
+    asyncio.run(ask_all())
+    assert beside == [1] * 20

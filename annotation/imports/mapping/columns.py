@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Final
 
 from annotation.imports.mapping.conversations import SPEAKERS, conversation, list_of
@@ -146,7 +146,7 @@ BAD_WORDS: Final = frozenset(
     {
         *("bad", "dislike", "disliked", "rejected", "incorrect", "unhelpful", "harmful", "toxic", "toxicity", "unsafe"),
         *("downvotes", "hallucination", "undesirable", "down", "rank", "ranks", "ranking", "worse", "worst"),
-        *("flag", "flagged"),
+        *("flag", "flagged", "wrong", "failed", "invalid", "error", "refusal", "refused", "hate", "offensive"),
     }
 )
 # Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
@@ -157,7 +157,8 @@ QUALITY_WORDS: Final = frozenset(
         *("incorrect", "correctness", "corrected", "helpful", "unhelpful", "helpfulness", "harmful", "toxic", "unsafe"),
         *("toxicity", "safe", "vote", "votes", "upvotes", "downvotes", "reward", "verdict", "evaluation", "feedback"),
         *("hallucination", "desirable", "undesirable", "rank", "ranks", "ranking", "best", "better", "worst", "worse"),
-        *("winner", "preference", "flag", "flagged"),
+        *("winner", "preference", "flag", "flagged", "approved", "verified", "passed", "failed", "success", "valid"),
+        *("invalid", "wrong", "error", "refusal", "refused", "hate", "offensive"),
     }
 )
 # What annotators answer about a row: no answer to a prompt, whatever its column is called.
@@ -504,21 +505,30 @@ def pass_over(values: Mapping[str, Any], paths: Iterable[str]) -> bool:
 
 
 def columns_within(rows: Sequence[SourceRow]) -> list[str]:
-    """All columns, those with objects as the paths to what lies within, by the first of the rows that has something."""
-    found = list[str]()
-    for column in columns_of(rows):
+    """All columns, those with objects as the paths to what lies within, by the first of the rows that has something.
+
+    So many of them as can be chosen among.
+    """
+
+    def first_in(column: str) -> Any:
         values = (row.values.get(column) for row in rows)
-        found += paths_within(column, next((one for one in values if one not in EMPTY), None))
-    return list(dict.fromkeys(found))
+        return next((one for one in values if one not in EMPTY), None)
+
+    found = (path for column in columns_of(rows) for path in paths_within(column, first_in(column)))
+    return list(dict.fromkeys(islice(found, MAXIMUM_KNOWN)))
 
 
-def paths_within(path: str, value: Any) -> list[str]:
+def paths_within(path: str, value: Any) -> Iterator[str]:
     """The paths to what lies within an object, or within the first one of a list; of anything else its own."""
-    if isinstance(value, list) and value and isinstance(value[0], Mapping) and not value[0].keys() & TURN_KEYS:
-        return paths_within(f"{path}[0]", value[0])
-    if not isinstance(value, Mapping) or not value or not all(STEP.fullmatch(f".{key}") for key in value):
-        return [path]
-    return [one for key, within in value.items() for one in paths_within(f"{path}.{key}", within)]
+    left = [(path, value)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, list) and value and isinstance(value[0], Mapping) and not value[0].keys() & TURN_KEYS:
+            left.append((f"{path}[0]", value[0]))
+        elif not isinstance(value, Mapping) or not value or not all(STEP.fullmatch(f".{key}") for key in value):
+            yield path
+        else:
+            left += [(f"{path}.{key}", within) for key, within in reversed([*value.items()])]
 
 
 def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:

@@ -32,6 +32,8 @@ TEXT_PARTS: Final = ("text", "input_text", "output_text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 WEIGHT: Final = "weight"
 LEARNED: Final = (WEIGHT, "train", "training", "loss", "loss_mask")
+# And by which it is said to be bad where they are below 0, or a word for that; 0 stands for none.
+VERDICTS: Final = ("score", "rating", "feedback", "vote", "liked")
 # How text says that there is nothing.
 NOTHING: Final = ("", "null", "none", "nan", "n/a")
 # How chat templates mark turns within one text, with the name of who has the turn, and as text that people write, too.
@@ -225,8 +227,8 @@ def has_thoughts(value: Any) -> bool:
 
 
 def refuse_unlearned(value: Any, column: str) -> None:
-    """Raises UnusableRow for a conversation, or a message, with an answer that is not to be learned."""
-    answers = [entry for entry in entries_with(LEARNED, value) if role_of(entry) == "assistant"]
+    """Raises UnusableRow for a conversation, or a message, with an answer that is not to be learned, or bad."""
+    answers = [entry for entry in entries_with((*LEARNED, *VERDICTS), value) if role_of(entry) == "assistant"]
     unlearned = next((key for answer in answers for key in LEARNED if is_off(answer.get(key))), None)
     if unlearned is not None:
         raise UnusableRow(
@@ -234,12 +236,20 @@ def refuse_unlearned(value: Any, column: str) -> None:
             _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
             unlearned=unlearned,
         )
+    bad = next((key for answer in answers for key in VERDICTS if is_bad(answer.get(key))), None)
+    if bad is not None:
+        raise UnusableRow(column, _("column '{column}' holds an answer that is said to be bad ('{bad}')"), bad=bad)
 
 
 def has_weights(value: Any) -> bool:
     """Whether a message, or one of several, is an answer that is to be learned more, or less, than others."""
     answers = [entry for entry in entries_with((WEIGHT,), value) if role_of(entry) == "assistant"]
     return any(number_of(answer.get(WEIGHT)) not in (None, 1.0) for answer in answers)
+
+
+def is_bad(value: Any) -> bool:
+    """Whether a vote is against something."""
+    return says_good(value) is False or (number_of(value) or 0) < 0
 
 
 def is_off(value: Any) -> bool:

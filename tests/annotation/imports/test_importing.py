@@ -461,6 +461,7 @@ def test_a_check_writes_nothing(db: Database, bring: Callable[..., ImportResult]
         (["", ""], {}, "holds no rows"),
         (["{", "{"], {}, "None of the first 2 rows"),
         ([{"x": 1}], {}, "No column with prompts was found"),
+        ([{f"column {number}": "x" for number in range(1_001)}], {}, "has 1,001 columns; more than 1,000 are not read"),
         (PAIRS, {"columns": {"prompt": "nothing"}}, "There is no column 'nothing'"),
         (PAIRS, {"split": 1.5}, "a number from 0 to 1"),
         (PAIRS, {"split": float("nan")}, "a number from 0 to 1"),
@@ -612,6 +613,17 @@ def test_a_look_keeps_the_paths_that_a_person_has_named(tmp_path: Path) -> None:
     found = importing.preview(open_path(write(tmp_path, [row])), ImportRequest(columns=paths))
     assert "no column 'data.none'" in found.problem
     assert found.proposed == {"prompt": "data.q", "responses": "data.answers"}
+
+
+def test_a_look_offers_so_many_parts_of_objects_however_deep_they_lie(tmp_path: Path) -> None:
+    """Each is a choice for every role on the page; rows are as deep as JSON is read."""
+    deep: Any = "x"
+    for _level in range(900):
+        deep = {"a": deep}
+    wide = {str(number): "x" for number in range(2_000)}
+    found = importing.preview(open_path(write(tmp_path, [{"deep": deep, "wide": wide}])), ImportRequest())
+    assert found.offered[:4] == ("deep", "wide", "deep" + ".a" * 900, "wide.0")
+    assert len(found.offered) == 1_002
 
 
 # --------------------------------------------------------------------------------------------------- in small pieces

@@ -555,6 +555,12 @@ CASES: dict[str, Case | Refused] = {
         [f"column 'messages' holds an answer that is not to be learned ('{key}' is off)" for key in
          ("weight", "weight", "train", "training", "loss", "loss_mask")], "demonstrations",
     ),
+    "answers that are said to be bad, as by a thumb in a chat": Case(
+        [{"messages": [user("q"), {**assistant("x"), key: value}]} for key, value in
+         (("score", -1), ("rating", "-1"), ("feedback", "thumbs_down"), ("liked", False), ("score", 0), ("score", 1))],
+        [*(f"column 'messages' holds an answer that is said to be bad ('{key}')" for key in
+           ("score", "rating", "feedback", "liked")), told("q", "x"), told("q", "x")], "demonstrations",
+    ),
     "answers with weights": Case(
         [{"messages": [user("q"), {**assistant("x"), "weight": weight}]} for weight in (0.5, 1, "1.0")],
         [told("q", "x", remark=WEIGHT_LEFT), told("q", "x"), told("q", "x")], "demonstrations",
@@ -1095,6 +1101,15 @@ def test_bad_answers_are_asked_about_whatever_the_rows_are_to_become() -> None:
             make_plan(rows, target)
         assert make_plan(rows, target, {"label": ""}).target == "demonstrations"
     assert reader_of(make_plan(rows, "prompts"))(rows[0].values) == told("q")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["approved", "is_verified", "passed", "test_failed", "is_valid", "is_wrong", "error", "refusal", "hate_speech"],
+)
+def test_whatever_a_column_calls_bad_answers_is_asked_about(name: str) -> None:
+    with pytest.raises(labels.UnclearColumn, match=f"'{name}' may say which answers are bad"):
+        make_plan([SourceRow(1, {**BAD_ANSWER, name: "?"})])
 
 
 def test_answers_that_are_json_are_not_turns() -> None:

@@ -397,6 +397,17 @@ def test_the_key_is_sent_and_is_nowhere_else(
     assert not [line for line in logged if "/chat/completions" in line], "addresses are not logged either"
 
 
+def test_what_is_near_is_asked_past_a_proxy(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key may go unencrypted to what is near, and a proxy would get it on the way."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(model, key=KEY) as server, serving(model) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.address)
+        reply = ask(Endpoint(settings_for(server, key_variable=VARIABLE, retries=0)), HELLO)
+    assert reply.text
+    assert proxy.bodies == []
+
+
 @pytest.mark.parametrize("value", ["", "  ", "sk-with a space", "sk-line\nbreak", "sk-ümlaut", "sk-bell\x07"])
 def test_a_key_that_can_not_be_sent_is_refused_without_being_shown(
     model: ChatModel, monkeypatch: pytest.MonkeyPatch, value: str
