@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from annotation.records import UserError, explain_errors
 from annotation.schema import migrations
-from annotation.sqlite import IN_USE, PROBLEM, OperationalErrors, sqlite3, sqlite_utils
+from annotation.sqlite import IN_USE, PROBLEM, DatabaseErrors, OperationalErrors, sqlite3, sqlite_utils
 from annotation.translation import _
 from annotation.validation import shown
 
@@ -287,6 +287,15 @@ def unreadable(path: Path, error: Exception) -> UserError:
     return UserError(said.format(path=path, error=error))
 
 
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of a file that is no database, or a damaged one, into a sentence."""
+    try:
+        yield
+    except DatabaseErrors as error:
+        raise unreadable(path, error) from error
+
+
 def restrict_data_directory(data_dir: Path) -> None:
     """Take other users' rights to the data directory and its database away; a warning where that can't be done.
 
@@ -344,11 +353,12 @@ def read_only(path: Path, sql: str, params: Params = ()) -> Any:
     if not path.is_file():
         return None
     address = f"{path.resolve().as_uri()}?mode=ro"
-    try:
-        with explain_disk_errors(path), closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS)) as found:
-            row = found.execute(sql, params).fetchone()
-    except sqlite3.DatabaseError as error:
-        raise unreadable(path, error) from error
+    with (
+        explain_damage(path),
+        explain_disk_errors(path),
+        closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS)) as found,
+    ):
+        row = found.execute(sql, params).fetchone()
     return None if row is None else row[0]
 
 

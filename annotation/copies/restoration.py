@@ -20,7 +20,6 @@ from annotation.copies import copy_reasons, safe_copies, targets
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy
 from annotation.database import FILE_NAME, Database
 from annotation.records import UserError, now
-from annotation.sqlite import DatabaseErrors
 from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import formatting
@@ -180,13 +179,11 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
     with database.explain_directory_errors(data_dir):
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            with database.explain_disk_errors(data_dir / LOCK):
+            with database.explain_damage(data_dir / LOCK), database.explain_disk_errors(data_dir / LOCK):
                 lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
                 (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
         except Timeout as error:
             raise UserError(refusal.format(data_dir)) from error
-        except DatabaseErrors as error:  # as a power failure may damage it
-            raise database.unreadable(data_dir / LOCK, error) from error
     return lock
 
 
