@@ -84,8 +84,8 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
         return pixels(min(top, max(ticks[0], value)))
 
     parts = charts.rulers(list(zip(ticks, tick_words(ticks), strict=True)), height)
-    parts += reference_line(axes, hued, place, height)
     parts += [path(line, hue, place, height) for hue, line in hued]
+    parts += reference_line(axes, hued, place, height)
     parts += places(hued, across, place, height)
     for tick in charts.nice_ticks(0, right, 5):
         if tick == int(tick):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
@@ -471,9 +471,11 @@ def needed_by(db: Database, policy: Policy) -> str:
         other.revision for other in registry.all_policies(db) if other.ground_id == policy.id and not other.deleted
     ]
     if grounded:
-        return _("{grounded} lie on the weights of {revision}: delete them first.").format(
-            grounded=", ".join(grounded), revision=policy.revision
-        )
+        return ngettext(
+            "{grounded} lies on the weights of {revision}: delete it first.",
+            "{grounded} lie on the weights of {revision}: delete them first.",
+            len(grounded),
+        ).format(grounded=", ".join(grounded), revision=policy.revision)
     judged = [other.revision for other in registry.all_policies(db) if is_reference(db, policy, other)]
     if judged:
         return _("{judged} is compared with {revision}, its reference, in its check: decide on it first.").format(

@@ -201,7 +201,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
             (True, False): _("The gate will promote {revision} as soon as no job runs or waits."),
             (False, False): _("The gate will reject {revision} as soon as no job runs or waits."),
         }[pending.decision.says == "promote", not state.active].format(revision=revision)
-    return ""  # its card says what the rule advises, above the buttons that do it
+    return _("{revision} waits for your decision.").format(revision=revision)  # its card says what the rule advises
 
 
 def goes_on(state: LoopState, pending: PendingDecision) -> str:

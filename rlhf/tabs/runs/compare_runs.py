@@ -214,8 +214,8 @@ CHECKED: Mapping[str, Callable[[CheckReport], float | None]] = {
     N_("Held-out accuracy (check)"): lambda check: (
         None if check.implicit_accuracy is None else check.implicit_accuracy.value
     ),
-    N_("KL, nats a token, at equal length (check)"): lambda check: check.equal_length_kl,
-    N_("KL to its anchor, nats a token (check)"): lambda check: check.candidate.kl_to_anchor,
+    N_("KL per token, at equal length (check)"): lambda check: check.equal_length_kl,
+    N_("KL per token (check)"): lambda check: check.candidate.kl_to_anchor,
     N_("Mean words of an answer (check)"): lambda check: check.candidate.mean_length,
     N_("Distinct-2 (check)"): lambda check: check.candidate.distinct_2,
 }

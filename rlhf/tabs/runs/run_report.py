@@ -14,7 +14,7 @@ from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation import rule_store
-from rlhf.evaluation.decisions import asking_people, candidate_decision, candidate_findings
+from rlhf.evaluation.decisions import asking_people, candidate_decision, candidate_findings, check_status
 from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
@@ -67,6 +67,8 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     if subject.undecided:
         found, decision = candidate_decision.decided(db, subject)
         headline = candidate_headline.headline_of(found, decision, against, asking_people.given_to_people(db))
+        if not candidate_findings.checks_of(db, subject):
+            headline = candidate_headline.unchecked(headline, check_status.check_status(db, subject).sentence)
         first = joined(headline.saying, candidate_headline.score(headline), headline.then)
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
@@ -110,7 +112,7 @@ def section(title: str, *parts: str) -> str:
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in facts)
+    return "\n".join(f"- {plain(f'{name}: {value}')}" for name, value in facts)
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

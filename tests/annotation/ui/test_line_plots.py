@@ -74,6 +74,13 @@ def test_the_name_of_a_reference_stands_where_no_curve_is(points: list[Any], at:
     assert (anchor, float(foot) > 75) == (at, below)
 
 
+def test_where_curves_are_everywhere_the_name_of_a_reference_covers_them() -> None:
+    """As it has to where the line is crossed and its name is long; what is drawn later lies above."""
+    curve = replace(PLAIN, reference=(1.0, "target 1"))
+    drawn = line_plots.plot("run", curve, [Line("a", [(0, 0.0), (10, 2.0)])], 10, "step")
+    assert drawn.index("<polyline") < drawn.index("target 1")
+
+
 def test_numbers_on_an_axis_are_written_alike() -> None:
     assert line_plots.tick_words([0.0, 5e-5, 1e-4, 1.5e-4, 2e-4]) == ["0", "5e-5", "1e-4", "1.5e-4", "2e-4"]
     assert line_plots.tick_words([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]

@@ -281,7 +281,7 @@ def test_with_few_held_out_comparisons_there_is_no_accuracy_and_ppo_asks_for_a_w
     machine.add_prompts(train=8, held_out=2)
     machine.judge("train", 8)
     machine.judge("held-out", 2)
-    _, result = finished(machine, replace(QUICK, epochs=1))
+    _, result = finished(machine, replace(QUICK, epochs=1, samples=2))
     assert result["quality"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 2}
     assert result["quality"]["train_accuracy"]["n"] == 8
     ppo = PPOSpec(reward_model=result["revision"], method="lora", parent="base")

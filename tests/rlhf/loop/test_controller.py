@@ -231,7 +231,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
         ),
         ({"active": (job_of(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
-        ({"pending": candidate("promote")}, "deciding", ()),
+        ({"pending": candidate("promote")}, "deciding", ("dpo-7 waits for your decision.",)),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},

@@ -36,6 +36,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 from rlhf.tabs.iterations import gate_form, iterations_tab
 from rlhf.tabs.jobs import policy_decisions
+from rlhf.tabs.runs import run_report
 from rlhf.tabs.train import automatic_training, train_and_runs
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.handlers import asked_by
@@ -856,6 +857,10 @@ def test_a_check_stands_out_where_those_before_count_for_nothing(context: Contex
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
     assert f"The gate counts checks against {old.revision}, which serves now" in said
+    assert policy.job_id is not None
+    report = run_report.report_of(context.db, job_store.get(context.db, policy.job_id))
+    assert f"The gate counts checks against {old.revision}, which serves now" in report
+    assert "Nobody has compared" not in report, "there is nothing yet that could be compared"
 
 
 def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_some(context: Context) -> None:

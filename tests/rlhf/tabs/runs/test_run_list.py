@@ -207,6 +207,8 @@ def test_what_people_wrote_is_the_same_text_in_a_viewer(text: str) -> None:
     for markdown in (f"# {run_report.plain(text)}", run_report.pairs([(text, "v")]), run_report.quoted(text)):
         made, found = shown(markdown)
         assert (made, "".join(found).removesuffix(": v")) == (set(), said)
+    assert shown(run_report.pairs([("n", text)])) == (set(), [f"n: {said}"])
+    assert run_report.pairs([("n", "-1.5")]) == "- n: -1.5", "no other number than it is"
     made, cells = shown(run_report.grid(["a", "b"], [[text, "end"]]))
     assert (made, cells) == (set(), ["a", "b", said, "end"])
 

@@ -810,7 +810,7 @@ def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser:
     browser.open()
     for policy, reason in (
         (serving, "serves now: promote another policy first"),
-        (ground, f"{grown.revision} lie on the weights of {ground.revision}"),
+        (ground, f"{grown.revision} lies on the weights of {ground.revision}"),
         (parent, f"Job {needing} needs {parent.revision}"),
     ):
         browser.look_at(int(policy.job_id or 0))
