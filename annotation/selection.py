@@ -66,9 +66,9 @@ def chances(project: Project, offered: Collection[Shown]) -> dict[Shown, float]:
     heir: Shown | None = (
         "own" if "own" in offered else "candidate" if project.candidate_share and "candidate" in offered else None
     )
-    if heir is None:
-        return {}
     if rest > 0:
+        if heir is None:
+            return {}
         found[heir] = min(found.get(heir, 0.0) + rest, 1.0)
     return found
 
