@@ -46,10 +46,11 @@ Shown = Literal["own", "gold", "re-ask", "candidate"]
 
 
 def chances(project: Project, offered: Collection[Shown]) -> dict[Shown, float]:
-    """The chance of each purpose of which there is something to show; what they lack of 1 is that of nothing.
+    """The chance of each purpose of which there is something to show.
 
     Gold, re-asks and candidates come in the project's shares. Where one has nothing to offer, the share is the pool's;
-    and where the pool is empty, the candidate's, except where no such share is wanted.
+    and where the pool is empty, the candidate's, except where no such share is wanted. Where neither has anything,
+    nothing is shown: a page that waits asks every two seconds, and would soon have shown all gold and re-asks.
     """
     found: dict[Shown, float] = {}
     left = 1.0
@@ -65,15 +66,16 @@ def chances(project: Project, offered: Collection[Shown]) -> dict[Shown, float]:
     heir: Shown | None = (
         "own" if "own" in offered else "candidate" if project.candidate_share and "candidate" in offered else None
     )
-    if heir is not None and rest > 0:
+    if rest > 0:
+        if heir is None:
+            return {}
         found[heir] = min(found.get(heir, 0.0) + rest, 1.0)
     return found
 
 
 def draw_purpose(among: Mapping[Shown, float], source: random.Random) -> Shown | None:
     """What the next comparison is for, by these chances: to measure an annotator or a candidate, to learn, or none."""
-    names: list[Shown | None] = [*among, None]
-    return source.choices(names, [*among.values(), max(0.0, 1 - sum(among.values()))])[0]
+    return source.choices([*among], [*among.values()])[0] if among else None
 
 
 def pick(candidates: Sequence[tuple[int, int]]) -> int:

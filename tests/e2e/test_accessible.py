@@ -25,7 +25,7 @@ from rlhf.jobs import job_store
 from rlhf.judges import judge_store, verdict_store
 from rlhf.submission.form_fields import forms
 from tests.e2e.axe import CONTRAST_ALONE, VIOLATIONS_ALONE, violations
-from tests.e2e.conftest import go, running_app, wait_for
+from tests.e2e.conftest import go, running_app, sign_in, wait_for
 from tests.machine_fixtures import make_machine
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, make_candidate
 from tests.rlhf.tabs.judges.test_judges_tab import say
@@ -244,4 +244,26 @@ def test_what_is_to_be_settled_fits_a_phone(browser: Any) -> None:
     box = page.locator(".captioned")
     assert box.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
     assert page.locator("thead").bounding_box()["height"] < 64
+    context.close()
+
+
+# The title of what a pointer meets that is over the middle of an element.
+TITLE_UNDER = """(one) => {
+  one.scrollIntoView();
+  const { x, y, width, height } = one.getBoundingClientRect();
+  return document.elementFromPoint(x + width / 2, y + height / 2).title;
+}"""
+
+
+def test_no_tooltip_says_how_the_program_calls_a_choice(running: Any, browser: Any) -> None:
+    """Gradio gives each box of several the value that it stands for as its title."""
+    db, address = running
+    context = browser.new_context()
+    sign_in(context, db, address)
+    page = context.new_page()
+    page.goto(f"{address}data/export?sources=human")
+    box = page.get_by_label("judged by AI")
+    assert box.evaluate(TITLE_UNDER) == ""
+    page.get_by_text("judged by AI").click()
+    assert box.is_checked()
     context.close()

@@ -120,7 +120,8 @@ def agreement_table(found: Trust) -> str:
             label,
             _("{count:,}, few").format(count=side.share.n) if side.share.n < FEW else numeral(side.share.n),
             percent_with_interval(side.share),
-            NOTHING if side.kappa is None else number_with_interval(side.kappa),
+            # A bootstrap over few ends where the figure itself is.
+            NOTHING if side.kappa is None or side.share.n < FEW else number_with_interval(side.kappa),
         )
         for label, side in sides
         if side is not None

@@ -212,6 +212,19 @@ def test_the_chance_of_what_is_shown_is_that_with_which_it_is_drawn(db: Database
     assert [one.shown_chance for one in current_judgements(db) if one.purpose == held.purpose][-1] == kept
 
 
+def test_whoever_has_nothing_else_to_judge_is_not_measured_however_often_the_page_asks(
+    db: Database, ann: Annotator
+) -> None:
+    """Or of what an annotator sees much more than the share would be gold and re-asks."""
+    set_project(db, gold_share=0.2, re_ask_share=0.2)
+    seed_comparisons(db, 16)
+    judge_all(db, ann)
+    make_gold(db, *seed_comparisons(db, 1))
+    assert [handing_out.claim_next(db, ann.id, random.Random(seed)) for seed in range(40)] == [None] * 40
+    seed_comparisons(db, 1)
+    assert handing_out.claim_next(db, ann.id, random.Random(1)) is not None
+
+
 def test_without_gold_and_earlier_comparisons_the_shares_change_nothing(db: Database, ann: Annotator) -> None:
     set_project(db, gold_share=0.25, re_ask_share=0.25)
     made = seed_comparisons(db, 5)

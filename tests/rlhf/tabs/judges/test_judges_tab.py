@@ -400,7 +400,7 @@ def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -
     parts, _ = tab.view(context, None, {})
     low, high = wilson_interval(6.5, 9)
     agreed = f"{percent(6.5 / 9)} ({percent_span(low, high)})"
-    assert f'<td class="number">9, few</td><td>{agreed}</td>' in parts["card"]["value"]
+    assert f'<td class="number">9, few</td><td>{agreed}</td><td>–</td>' in parts["card"]["value"]
     threshold = rule_store.rule(db).judge_trust
     assert f"does not surely reach {percent(threshold)}." in parts["card"]["value"]
     row = parts["judges"]["value"]
