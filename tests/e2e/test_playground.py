@@ -216,4 +216,8 @@ def test_below_a_long_answer_the_next_message_is_in_reach_and_code_is_copied(alo
     for what in ("#chat-message textarea", "#chat-stop"):
         box = page.locator(what).bounding_box()
         assert 0 < box["y"] < 800 - box["height"], f"{what} is in the window"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate(TWO_FRAMES)
+    assert page.locator("#chat-bar").bounding_box()["height"] < 844 / 3, "it leaves a phone room for answers"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert talk.errors == []
