@@ -221,6 +221,10 @@ def lay_out() -> PlaygroundPage:
             parts["tokens"] = whole_number(_("Tokens at most"), FIRST.max_new_tokens, min_width=120)
             parts["seed"] = whole_number(_("Seed"), 0, min_width=120)
         parts["fresh"] = gr.Checkbox(True, label=_("New seed each time"))
+    modes = [(_(name), name) for name in MODES]
+    parts["mode"] = gr.Radio(
+        modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
+    )
     parts["columns"] = html_box(js_on_load=COPYING)
     with gr.Column(elem_id="chat-bar"):
         parts["message"] = gr.Textbox(
@@ -236,10 +240,6 @@ def lay_out() -> PlaygroundPage:
             parts["stop"] = button(_("Stop"), "chat-stop", "stop")
             parts["new"] = button(_("New conversation"), "chat-new")
             parts["compare"] = button(_("Send to annotation"), "chat-compare")
-            modes = [(_(name), name) for name in MODES]
-            parts["mode"] = gr.Radio(
-                modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
-            )
         parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
