@@ -77,10 +77,8 @@ element.addEventListener("click", async (event) => {
 
 
 def copy_button() -> str:
-    copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))
-    return (
-        f'<button type="button" class="copy" data-copy="{copied}" data-select="{selected}">{escape(_("Copy"))}</button>'
-    )
+    words, copied, selected = map(escape, (_("Copy"), _("Copied"), _("Not copied: copy what is selected")))
+    return f'<button type="button" class="copy" data-copy="{copied}" data-select="{selected}">{words}</button>'
 
 
 # Whoever does not see the page goes on from where the focus is, which falls to the page itself where the button that
