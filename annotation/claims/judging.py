@@ -118,8 +118,11 @@ def parse_for(db: Database, claim: StoredClaim, value: Any) -> Act:
     if shown.comparison_state in UNFIT:
         raise UserError(_(UNFIT[shown.comparison_state]))
     act = parse_act(value, shown.kind, len(shown.answers), [tag.label for tag in project_store.project(db).tags])
-    if any(answer.state == "failed" for answer in shown.answers) and act.outcome != "skip":
+    states = {answer.state for answer in shown.answers}
+    if "failed" in states and act.outcome != "skip":
         raise UserError(_(UNFIT["failed"]))
+    if "writing" in states and act.outcome != "skip":
+        raise UserError(_("Answers are still being written: judge them when all have come."))
     return act
 
 
@@ -131,11 +134,6 @@ def insert_judgement(
     refuse_flagging_on(db, claim, act)
     ranking = act.ranking(claim.shown_order)
     edited = None if act.edit is None else insert_edit(db, claim, claim.shown_order[act.edit.place], act.edit.text)
-    early = db.value(
-        """SELECT count(*) FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-           WHERE cr.comparison_id = ? AND r.state = 'writing'""",
-        (claim.comparison_id,),
-    )
     return db.insert(
         "judgement",
         {
@@ -149,7 +147,6 @@ def insert_judgement(
             "note": act.note,
             "flag": act.flag,
             "edited_response_id": edited,
-            "early": int(early > 0 and act.outcome != "skip"),
             "seconds": seconds,
             "supersedes": supersedes,
             "created": now(),

@@ -163,10 +163,7 @@ def update_answers(db: Database, texts: Mapping[int, str]) -> None:
 
 
 def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Response]) -> str:
-    """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'dropped' if some are the same.
-
-    A judgement made before stays in the record either way; it says that it was early, and is not trained on.
-    """
+    """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'dropped' if some are the same."""
     reasons = reasons_to_drop(response.text for response in responses.values())
     with db.transaction() as connection:
         for (response_id, response), dropped in zip(responses.items(), reasons, strict=True):

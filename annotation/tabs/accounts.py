@@ -13,12 +13,14 @@ from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator, UserError
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
+    COPYING,
     QUEUED,
     QUIET,
     Question,
     acting_box,
     asking,
     button,
+    copy_button,
     html_box,
     open_choice,
     opening_of,
@@ -50,7 +52,8 @@ INVITATION_HEADERS = (
 )
 STATES = {"open": N_("open"), "used": N_("used up"), "expired": N_("expired"), "withdrawn": N_("withdrawn")}
 # The whole address, which only the browser knows, in place of the path that the server knows.
-LINK = """
+LINK = (
+    """
 const fill = () => {
   for (const link of element.querySelectorAll("a[data-path]")) {
     if (link.textContent !== link.href) link.textContent = link.href;
@@ -58,21 +61,11 @@ const fill = () => {
   const here = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
   for (const warning of element.querySelectorAll("[data-loopback]")) warning.hidden = !here;
 };
-element.addEventListener("click", async (event) => {
-  const copying = event.target.closest("button[data-copy]");
-  if (!copying) return;
-  const link = element.querySelector("a[data-path]");
-  try {
-    await navigator.clipboard.writeText(link.href); // which plain HTTP has not
-    copying.textContent = copying.dataset.copy;
-  } catch {
-    getSelection().selectAllChildren(link);
-    copying.textContent = copying.dataset.select;
-  }
-});
 new MutationObserver(fill).observe(element, { childList: true, characterData: true, subtree: true });
 fill();
 """
+    + COPYING
+)
 
 
 class AccountsPage:
@@ -417,14 +410,11 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
 def link_card(path: str) -> str:
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
-    copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))
-    words = escape(_("Copy"))
-    copy = f'<button type="button" data-copy="{copied}" data-select="{selected}">{words}</button>'
     only_here = _(
         "It opens on this machine only. For others start Prefloop with --host, and make the link at the address that "
         "they reach."
     )
-    return f"{done(said)}<p>{link} {copy}</p><p data-loopback hidden>{escape(only_here)}</p>"
+    return f"{done(said)}<p>{link} {copy_button()}</p><p data-loopback hidden>{escape(only_here)}</p>"
 
 
 def invitations_table(found: Sequence[Invitation]) -> str:

@@ -699,23 +699,23 @@ function waitingText() {
 }
 
 const hasFailed = () => card.answers.some((answer) => answer.state === "failed");
-const editable = () => inHand() && !listing && !hasFailed();
+const isWhole = () => card.answers.every((answer) => answer.state === "done");
+const editable = () => inHand() && !listing && isWhole();
 
 function refreshComparison() {
-  const states = card.answers.map((answer) => answer.state);
-  const failed = hasFailed();
+  const whole = isWhole();
   for (const control of element.querySelectorAll(".verdict, .choose, .edit, .ranking button")) {
-    control.disabled = failed && control.dataset.key !== "s";
+    control.disabled = !whole && control.dataset.key !== "s";
   }
-  find(".early").textContent = failed
+  find(".early").textContent = hasFailed()
     ? _("An answer could not be written to its end, so this comparison can only be skipped.")
-    : states.includes("writing") ? _("Answers are still being written: nothing is trained on a judgement made now.") : "";
+    : whole ? "" : _("Answers are still being written: judge them when all have come.");
   for (const tag of element.querySelectorAll(".tag")) setPressed(tag, draft.tags.includes(tag.dataset.label));
   for (const flag of element.querySelectorAll(".flag")) setPressed(flag, draft.flag === flag.dataset.flag);
   element.querySelectorAll(".answer").forEach(refreshAnswer);
   const differ = find(".differ");
   if (differ) {
-    differ.disabled = states.some((state) => state !== "done");
+    differ.disabled = !whole;
     setPressed(differ, isMarked());
   }
   const undo = find(".verdicts [data-key=u]");
@@ -1300,7 +1300,7 @@ function actionOf(key) {
 // Whoever judges by keys hears that one has done nothing.
 const VERDICT_KEY = /^[\ds=]$/;
 function tellNothing() {
-  remark(inHand() ? _("This key judges nothing here.") : _("Nothing to judge now."));
+  remark(inHand() ? find(".early").textContent || _("This key judges nothing here.") : _("Nothing to judge now."));
 }
 
 // --------------------------------------------------------------------------------------------------------- safe copies

@@ -59,6 +59,28 @@ def html_box(value: str = "", **options: Any) -> gr.HTML:
     return gr.HTML(value=value, elem_classes=["kit"], **options)
 
 
+# A button of `copy_button` copies what stands after it, or else before it.
+COPYING = """
+element.addEventListener("click", async (event) => {
+  const copying = event.target.closest("button[data-copy]");
+  if (!copying) return;
+  const copied = copying.nextElementSibling ?? copying.previousElementSibling;
+  try {
+    await navigator.clipboard.writeText(copied.textContent); // which plain HTTP has not
+    copying.textContent = copying.dataset.copy;
+  } catch {
+    getSelection().selectAllChildren(copied);
+    copying.textContent = copying.dataset.select;
+  }
+});
+"""
+
+
+def copy_button() -> str:
+    words, copied, selected = map(escape, (_("Copy"), _("Copied"), _("Not copied: copy what is selected")))
+    return f'<button type="button" class="copy" data-copy="{copied}" data-select="{selected}">{words}</button>'
+
+
 # Whoever does not see the page goes on from where the focus is, which falls to the page itself where the button that
 # was pressed is drawn anew or can't be pressed for a moment: then it goes to what is said of the press, or a button.
 ACTING = """

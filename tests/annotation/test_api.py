@@ -721,16 +721,21 @@ def begin(db: Database) -> tuple[int, list[int]]:
     return comparison_store.begin_answers(db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
 
 
-def test_growing_answers_are_shown_and_a_judgement_before_their_end_is_early(db: Database, ann: Ask) -> None:
-    _, (first, second) = begin(db)
+def test_growing_answers_are_shown_and_are_judged_when_they_have_ended(db: Database, ann: Ask) -> None:
+    comparison_id, (first, second) = begin(db)
     card = ann("card")
     assert [(answer["text"], answer["state"]) for answer in card["answers"]] == [("Once", "writing")] * 2
     comparison_store.update_answers(db, {first: "Once upon", second: "Once more"})
     grown = ann("card", nonce=card["nonce"])
     assert grown["nonce"] == card["nonce"]
     assert {answer["text"] for answer in grown["answers"]} == {"Once upon", "Once more"}
+    refused = ann("judge", nonce=card["nonce"], act=act("left-much"))
+    assert (refused["saved"], refused["nonce"]) == (False, card["nonce"])
+    assert "still being written" in refused["notice"]
+    prompt = prompt_store.prompts(db, "train")[-1]
+    ends = {first: make_response(prompt, "Once upon a time"), second: make_response(prompt, "Once more")}
+    comparison_store.finish_answers(db, comparison_id, ends)
     assert ann("judge", nonce=card["nonce"], act=act("left-much"))["saved"]
-    assert latest_row(db)["early"] == 1
 
 
 def test_an_answer_that_failed_can_not_be_judged_and_the_page_is_told_why_it_is_gone(db: Database, ann: Ask) -> None:

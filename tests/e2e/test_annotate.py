@@ -950,20 +950,22 @@ def test_a_long_prompt_is_read_from_its_first_line_and_is_seen_to_go_on(site: Si
     ann.wait(lambda: "cut" not in conversation.get_attribute("class"), "the prompt's end")
 
 
-def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site) -> None:
+def test_answers_grow_while_they_are_written_and_are_judged_when_they_have_ended(site: Site) -> None:
     prompt = site.prompt()
-    _, ids = comparison_store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    comparison_id, ids = comparison_store.begin_answers(
+        site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)]
+    )
     ann = site.open()
     ann.ready()
-    ann.page.wait_for_selector("text=nothing is trained on a judgement made now")
-    ann.press("e", "1")
-    ann.page.fill("#answer-edit", "My own end")
-    ann.press("Escape", "a")
+    assert ann.page.locator(".verdict:enabled").all_inner_texts() == ["S Skip"]
+    ann.page.fill("#judgement-note", "My own end")
+    ann.press("Escape", "a", "e", "1")
+    ann.wait_status("Answers are still being written: judge them when all have come.")
     comparison_store.update_answers(site.db, {ids[0]: "Once upon a time " * 300, ids[1]: "Once more"})
     ann.page.wait_for_function(
         "[...document.querySelectorAll('.answer .shown')].some(box => box.textContent.startsWith('Once upon a time'))"
     )
-    assert ann.page.input_value("#answer-edit") == "My own end"
+    assert ann.page.input_value("#judgement-note") == "My own end"
     box = ann.page.locator(".answer .shown", has_text="Once upon").first
     box.evaluate("box => { box.scrollTop = 120; }")
     comparison_store.update_answers(site.db, {ids[0]: "Once upon a time " * 400})
@@ -972,10 +974,10 @@ def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site
         arg=len("Once upon a time " * 400),
     )
     assert box.evaluate("box => box.scrollTop") == 120
-    judgement = ann.judge("1")
-    assert judgement.early
-    assert judgement.edited is not None
-    assert judgement.edited.text == "My own end"
+    ends = {ids[0]: make_response(prompt, "Once upon a time."), ids[1]: make_response(prompt, "Once more.")}
+    comparison_store.finish_answers(site.db, comparison_id, ends)
+    ann.page.wait_for_selector(".verdict[data-key='1']:enabled")
+    assert ann.judge("1").note == "My own end"
 
 
 def test_failed_answers_can_not_be_judged(site: Site) -> None:
@@ -990,7 +992,7 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     disabled = ann.page.locator(".verdict:disabled").count()
     assert disabled == 8, "the seven degrees and 'both bad'"
     ann.press("1", "0")
-    ann.wait_status("This key judges nothing here.")
+    ann.wait_status("so this comparison can only be skipped")
     ann.press("e", "1", "?")
     assert ann.page.locator("#answer-edit").count() == 0
     listed = {text.split()[0] for text in ann.page.locator(".keys li").all_inner_texts()}
@@ -1010,11 +1012,11 @@ def test_failed_answers_can_not_be_ranked(site: Site) -> None:
     )
     ann = site.open()
     ann.ready()
-    assert ann.page.locator(".ranking button:enabled").count() == 3
+    assert ann.page.locator(".ranking button:enabled").count() == 0
     site.db.write("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
     ann.page.wait_for_selector("text=Could not be written to its end.")
-    ann.press("=", "Backspace")
-    ann.wait_status("This key judges nothing here.")
+    ann.press("=")
+    ann.wait_status("so this comparison can only be skipped")
     assert ann.page.locator(".ranking button:enabled").count() == 0
 
 

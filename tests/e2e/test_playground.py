@@ -192,3 +192,32 @@ def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(alone: Talk) ->
     assert "<think>why</think>" in page.inner_text(".talk")
     assert [url for url in requests if "example.org" in url] == []
     assert talk.errors == []
+
+
+def test_below_a_long_answer_the_next_message_is_in_reach_and_code_is_copied(alone: Talk) -> None:
+    talk, machine = alone, alone.machine
+    page = talk.page
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    talk.send("How?")
+    wait_for(page, "the question", lambda: [chat for chat in talk.asked if chat.state == "asked"])
+    text = f"{'So.' * 20}\n\n```python\na < b\n```\n\n" + "A line.\n\n" * 200
+    for chat in talk.asked:
+        playground_store.begin(machine.db, [chat.id])
+        ended = FinishedAnswer(text=text, rendered_prompt="", prompt_tokens=1, tokens=3, finish_reason="stop")
+        playground_store.finish(machine.db, chat.id, ended)
+    page.get_by_label("Rendered Markdown").check()
+    page.wait_for_selector(".talk[data-state=done] pre")
+    page.locator(".talk .copy").first.click()
+    page.wait_for_selector(".talk .copy:text('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == "a < b\n"
+    page.evaluate("scrollTo(0, 300)")
+    page.evaluate(TWO_FRAMES)
+    for what in ("#chat-message textarea", "#chat-stop"):
+        box = page.locator(what).bounding_box()
+        assert 0 < box["y"] < 800 - box["height"], f"{what} is in the window"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate(TWO_FRAMES)
+    assert page.locator("#chat-bar").bounding_box()["height"] < 844 / 3, "it leaves a phone room for answers"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert talk.errors == []

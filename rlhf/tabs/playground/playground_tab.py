@@ -14,11 +14,13 @@ from annotation.records import Annotator, Sampling, UserError, now, seconds_betw
 from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
+    COPYING,
     QUEUED,
     QUIET,
     Update,
     button,
     changes,
+    copy_button,
     html_box,
     open_choice,
     text_in,
@@ -74,6 +76,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 
 def turn(role: str, text: str, rendered: bool) -> str:
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
+    shown = shown.replace("<pre><code>", f"{copy_button()}<pre><code>")
     said = f'{label(role_name(role))}<div class="rendered" dir="auto">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
@@ -218,25 +221,26 @@ def lay_out() -> PlaygroundPage:
             parts["tokens"] = whole_number(_("Tokens at most"), FIRST.max_new_tokens, min_width=120)
             parts["seed"] = whole_number(_("Seed"), 0, min_width=120)
         parts["fresh"] = gr.Checkbox(True, label=_("New seed each time"))
-    parts["columns"] = html_box()
-    parts["message"] = gr.Textbox(
-        label=_("Message"),
-        info=_("Enter sends it, Shift and Enter make a new line."),
-        lines=1,
-        max_lines=10,
-        max_length=playground_store.MAXIMUM_MESSAGE,
-        elem_id="chat-message",
+    modes = [(_(name), name) for name in MODES]
+    parts["mode"] = gr.Radio(
+        modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
     )
-    with gr.Row():
-        parts["send"] = button(_("Send"), "chat-send", "primary")
-        parts["stop"] = button(_("Stop"), "chat-stop", "stop")
-        parts["new"] = button(_("New conversation"), "chat-new")
-        parts["compare"] = button(_("Send to annotation"), "chat-compare")
-        modes = [(_(name), name) for name in MODES]
-        parts["mode"] = gr.Radio(
-            modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
+    parts["columns"] = html_box(js_on_load=COPYING)
+    with gr.Column(elem_id="chat-bar"):
+        parts["message"] = gr.Textbox(
+            label=_("Message"),
+            info=_("Enter sends it, Shift and Enter make a new line."),
+            lines=1,
+            max_lines=10,
+            max_length=playground_store.MAXIMUM_MESSAGE,
+            elem_id="chat-message",
         )
-    parts["said"] = html_box()
+        with gr.Row():
+            parts["send"] = button(_("Send"), "chat-send", "primary")
+            parts["stop"] = button(_("Stop"), "chat-stop", "stop")
+            parts["new"] = button(_("New conversation"), "chat-new")
+            parts["compare"] = button(_("Send to annotation"), "chat-compare")
+        parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
     return PlaygroundPage(parts, gr.State({}), gr.State({}))

@@ -26,10 +26,11 @@ def judgements(db: Database) -> list[dict[str, object]]:
 
 
 def judge_all(db: Database, annotator: Annotator, word: str = "tie") -> list[int]:
-    """Judge whatever there is for an annotator; returns the comparisons in order."""
+    """Judge whatever there is for an annotator, which is written to its end by then; the comparisons in order."""
     served = []
     while (claim := handing_out.claim_next(db, annotator.id)) is not None:
         served.append(claim.comparison_id)
+        db.write("UPDATE response SET state = 'done' WHERE state = 'writing'")
         judging.judge(db, annotator.id, claim.nonce, act(word))
     return served
 

@@ -155,21 +155,22 @@ def test_what_settles_is_a_judgement_beside_the_slots(db: Database, ann: Annotat
         handing_out.take_to_settle(db, judge.id, 999)
 
 
-def test_answers_can_be_watched_and_a_judgement_before_their_end_is_recorded_as_early(
-    db: Database, ann: Annotator
-) -> None:
+def test_answers_can_be_watched_and_be_skipped_but_not_judged_before_their_end(db: Database, ann: Annotator) -> None:
     made, ids = begin(db)
     claim = in_hand(db, ann)
     assert [answer.state for answer in claim.answers] == ["writing", "writing"]
     comparison_store.update_answers(db, {ids[0]: "It is", ids[1]: "Well,"})
     assert sorted(shown_texts(in_hand(db, ann))) == ["It is", "Well,"]
-    judging.judge(db, ann.id, claim.nonce, act("left-much"))
-    (judged,) = current_judgements(db)
-    assert judged.early
+    with pytest.raises(UserError, match="still being written"):
+        judging.judge(db, ann.id, claim.nonce, act("left-much"))
     (prompt,) = prompt_store.prompts(db, "train")
     ends = {ids[0]: make_response(prompt, "It is so."), ids[1]: make_response(prompt, "Well, no.")}
     assert comparison_store.finish_answers(db, made, ends) == "ready"
+    judging.judge(db, ann.id, claim.nonce, act("left-much"))
     assert [response.text for response in next(current_judgements(db)).responses] == ["It is so.", "Well, no."]
+    begin(db)
+    skipped = judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
+    assert db.value("SELECT outcome FROM judgement WHERE id = ?", (skipped,)) == "skip"
 
 
 def test_answers_that_failed_or_came_out_the_same_can_not_be_judged(db: Database, ann: Annotator) -> None:

@@ -338,9 +338,10 @@ def test_what_waits_for_people_is_the_same_number_wherever_it_is_said(context: C
 
 
 def judged_in_turn(db: Database, annotator_id: int) -> list[int]:
-    """Judge whatever there is for an annotator; the comparisons."""
+    """Judge whatever there is for an annotator, which is written to its end by then; the comparisons."""
     done = []
     while (claim := handing_out.claim_next(db, annotator_id)) is not None:
+        db.write("UPDATE response SET state = 'done' WHERE state = 'writing'")
         done.append(claim.comparison_id)
         judging.judge(db, annotator_id, claim.nonce, act("tie"))
     return done
