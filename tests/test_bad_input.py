@@ -15,10 +15,12 @@ import pytest
 import app
 from annotation.__main__ import main as annotation_main
 from annotation.copies.restoration import LOCK
+from annotation.copies.targets import DirectoryTarget
 from annotation.database import FILE_NAME, Database, hold_data_directory, open_database
 from annotation.records import UserError
 from annotation.store import prompt_store
 from rlhf.__main__ import main as rlhf_main
+from rlhf.hub import token_process
 from rlhf.models import registry
 from tests.conftest import seed_prompts
 from tests.machine_fixtures import Machine
@@ -174,11 +176,14 @@ def test_a_lock_that_a_power_failure_has_damaged(
 def test_a_copy_that_is_to_be_restored_where_no_directory_can_be_made(
     db: Database, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = ["--place", str(tmp_path / "bucket")]
-    assert annotation_main(["copies", "take", *place, "--data", str(data_dir)]) == 0
+    """By the command, or when the program starts."""
+    bucket, nowhere = tmp_path / "bucket", tmp_path / "file" / "data"
     (tmp_path / "file").touch()
-    assert annotation_main(["copies", "restore", *place, "--data", str(tmp_path / "file" / "data")]) == 2
+    assert annotation_main(["copies", "take", "--place", str(bucket), "--data", str(data_dir)]) == 0
+    assert annotation_main(["copies", "restore", "--place", str(bucket), "--data", str(nowhere)]) == 2
     assert "can't be written" in one_sentence(capsys)
+    with pytest.raises(UserError, match="can't be written"):
+        token_process.begin(nowhere, DirectoryTarget(bucket), "embedded")
 
 
 @pytest.fixture

@@ -70,8 +70,9 @@ def remove_dead(db: Database, worker: str) -> bool:
 def clear_leftovers(db: Database) -> None:
     """Remove what workers left that were killed while they had no job yet, or no more."""
     for path in (db.path.parent / DIRECTORY).glob("*"):
-        if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:  # a younger one may be about to be locked
-            remove_dead(db, path.name)
+        with suppress(FileNotFoundError):  # it has ended by itself
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:  # a younger one may be about to be locked
+                remove_dead(db, path.name)
 
 
 def remove(lock: FileLock) -> None:

@@ -176,7 +176,6 @@ def import_command(data_dir: Path, arguments: Sequence[str]) -> list[str]:
 
 def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
-    data_dir.mkdir(parents=True, exist_ok=True)
     if place is not None:
         refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
         with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):

@@ -86,6 +86,13 @@ def test_what_workers_left_that_had_no_job_is_removed_a_day_later(db: Database) 
     assert files(db) == ["alive", "young"]
 
 
+def test_a_worker_of_another_program_may_end_while_one_begins(db: Database) -> None:
+    directory = db.path.parent / liveness.DIRECTORY
+    directory.mkdir()
+    (directory / "ended").symlink_to("nowhere")  # as if it went between the list and the look
+    liveness.clear_leftovers(db)
+
+
 def age(path: Path) -> None:
     then = path.stat().st_mtime - LEFTOVER_SECONDS - 1
     os.utime(path, (then, then))
