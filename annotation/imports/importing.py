@@ -200,7 +200,19 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
             )
         )
     refuse_columns(columns_of(rows), source.name)
+    if len(raw) == 1 and holds_columns(rows[0]):
+        said = _(
+            "{name} has a column in each object, its rows numbered, as pandas writes JSON unless told otherwise. Write "
+            "an object for each row, as by to_json(NAME, orient='records', lines=True). Nothing was imported."
+        )
+        raise UserError(said.format(name=source.name))
     return rows, bad
+
+
+def holds_columns(row: SourceRow) -> bool:
+    """Whether what looks like a row is a table: each value an object with the same numbers as keys."""
+    numbers = {tuple(value) if isinstance(value, dict) else () for value in row.values.values()}
+    return len(numbers) == 1 and all(map(str.isdecimal, next(iter(numbers)))) and numbers != {()}
 
 
 def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:

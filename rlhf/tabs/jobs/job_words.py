@@ -8,6 +8,7 @@ from typing import Any
 
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
+from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, left_out_list
 from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
@@ -47,7 +48,7 @@ def message(job: Job) -> str:
 
 def title(job: Job, name: str = "") -> str:
     """A job in a list to choose from, behind what people call it."""
-    return " · ".join(filter(None, (name, str(job.id), about(job), _(STATUS_WORDS[job.status]))))
+    return " · ".join(filter(None, (visible(name), str(job.id), about(job), _(STATUS_WORDS[job.status]))))
 
 
 def spec_facts(spec: JobSpec) -> Facts:

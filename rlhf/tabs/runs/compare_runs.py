@@ -8,6 +8,7 @@ from typing import Any
 
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, duration, short_number, size
+from annotation.ui.invisible import visible
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import CheckReport
@@ -41,7 +42,7 @@ class RunSummary:
 
     @property
     def name(self) -> str:
-        return f"{self.job.id} · {self.called or self.made or about(self.job)}"
+        return f"{self.job.id} · {visible(self.called) or self.made or about(self.job)}"
 
 
 # ----------------------------------------------------------------------------------------------------------- settings

@@ -462,6 +462,11 @@ def test_a_check_writes_nothing(db: Database, bring: Callable[..., ImportResult]
         (["{", "{"], {}, "None of the first 2 rows"),
         ([{"x": 1}], {}, "No column with prompts was found"),
         ([{f"column {number}": "x" for number in range(1_001)}], {}, "has 1,001 columns; more than 1,000 are not read"),
+        (
+            [{"prompt": {"4": "a", "7": "b"}, "completion": {"4": "x", "7": "y"}}],
+            {},
+            "as pandas writes JSON unless told",
+        ),
         (PAIRS, {"columns": {"prompt": "nothing"}}, "There is no column 'nothing'"),
         (PAIRS, {"split": 1.5}, "a number from 0 to 1"),
         (PAIRS, {"split": float("nan")}, "a number from 0 to 1"),

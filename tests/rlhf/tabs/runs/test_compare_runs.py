@@ -13,6 +13,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.jobs.job_spec import JobSpec
+from rlhf.tabs.jobs import job_words
 from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import RunSummary
 from tests.rlhf.tabs.jobs.test_job_cards import JOB
@@ -168,6 +169,12 @@ def test_names_are_shown_literally() -> None:
     for html in (compare_runs.settings_table(nasty), compare_runs.overlaid(nasty), compare_runs.figures_table(nasty)):
         assert "<script>" not in html
         assert "&lt;script&gt;" in html
+
+
+def test_a_name_turns_no_text_around_in_gradios_own_choices_and_legends() -> None:
+    named = replace(run(1, DPOSpec()), called="\u202ecba")
+    assert named.name == "1 · ⟨U+202E⟩cba"
+    assert job_words.title(named.job, named.called).startswith("⟨U+202E⟩cba · 1 · ")
 
 
 def test_runs_that_ended_early_are_compared_by_the_steps_that_they_made() -> None:
