@@ -393,7 +393,7 @@ def test_answers_that_a_promotion_breaks_off_are_not_called_too_few(long: Machin
         pace.until_held()  # the first comparison, which could be watched
         pace.go_on()
         pace.until_held()  # a batch that nobody watches
-        registry.promote(long.db, "next", "ann")
+        decision_store.promote(long.db, "next", "ann")
         pace.go_on()
         pace.until_held()
         job = job_store.recent(long.db, ("answering",), 1)[0]
@@ -406,7 +406,7 @@ def test_that_a_policy_says_always_the_same_is_not_said_of_the_next_one(stocked:
     with answering(stocked, spec) as pace:
         wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))
         pace.hold(2)
-        registry.promote(stocked.db, "next", "ann")
+        decision_store.promote(stocked.db, "next", "ann")
         pace.until_held()
         assert answering_problem(stocked.db) == ""
         assert job_store.recent(stocked.db, ("answering",), 1)[0].reason is None
