@@ -45,7 +45,7 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
             act_once(db, source, texts)
     finally:
         selection.RE_ASK_AFTER = were
-    db.connection.execute("UPDATE judgement SET early = 1 WHERE id % 9 = 0")  # as earlier builds have some
+    make_some_early(db)
     exclude(db, source)
     add_judge(db)
     db.connection.execute(
@@ -73,6 +73,14 @@ def add_judge(db: Database) -> None:
             )
             verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
         assert verdict_store.judge_comparison(db, judge, comparison)
+
+
+def make_some_early(db: Database) -> None:
+    """As earlier builds have stored judgements of answers that were still being written."""
+    guard = db.value("SELECT sql FROM sqlite_master WHERE name = 'judgement_no_update'")
+    db.connection.execute("DROP TRIGGER judgement_no_update")
+    db.connection.execute("UPDATE judgement SET early = 1 WHERE id % 9 = 0")
+    db.connection.execute(str(guard))
 
 
 def add_adapter(db: Database) -> None:

@@ -214,7 +214,7 @@ def test_an_adapter_on_fully_trained_weights_has_them_as_its_reference(judged: M
     (best,) = batch["better"].tolist()
     chosen = batch["reference_logps"][best].item() / batch["completion_mask"][best].sum().item()
     assert loss == pytest.approx(0.6931 - 0.2 * chosen, abs=5e-3), "a fresh adapter must agree with its reference"
-    with pytest.raises(UserError, match="lie on the weights"):
+    with pytest.raises(UserError, match="lies on the weights"):
         job_submission.delete_policy(judged.db, judged.data_dir, full.revision, "a test")
 
 

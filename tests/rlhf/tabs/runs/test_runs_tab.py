@@ -1014,7 +1014,7 @@ def test_when_a_merge_has_ended_its_adapter_leads_to_what_it_became(browser: Bro
     browser.do("poll_runs")
     assert browser.text("acted") == "", "it is to do nothing any more"
     assert f'href="/runs/{merge}">Merged weights: whole</a>' in browser.text("objection")
-    registry.mark_deleted(place.db, registry.by_revision(place.db, "whole"), OWNER)
+    decision_store.mark_deleted(place.db, registry.by_revision(place.db, "whole"), OWNER)
     browser.do("poll_runs")
     assert "Merged" not in browser.text("objection")
 
